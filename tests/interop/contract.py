@@ -1,0 +1,81 @@
+"""What these tests take for granted about `usher`'s output, all in one place.
+
+The command line itself is spelled out in the tests. Here are the names of JSON fields, the words a
+session's life is told in, and the conditions a peer is told on the wire. JSON lists print one array,
+outcomes print one object, `session watch --json` prints one object a line.
+"""
+
+import re
+
+# --- exit statuses ------------------------------------------------------------------------------
+DONE, FAILED, USAGE, NO_MATCH = 0, 1, 2, 3
+
+# --- `session list --json`, `session show --json` -----------------------------------------------
+SESSION_FIELDS = {
+    "id",
+    "jid",
+    "stage",
+    "available",
+    "interested",
+    "since",
+    "address",
+    "tls",
+    "mechanism",
+    "token",
+    "software",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_stanzas",
+    "tx_stanzas",
+    "last_activity",
+}
+
+# --- `session count --json`: one object, the whole and the parts ----------------------------------
+COUNT_TOTAL = "total"
+
+# --- `session end --json`: {"dry_run": false, "sessions": [{"id", "jid", "outcome"}]} -------------
+END_SESSIONS = "sessions"
+END_DRY_RUN = "dry_run"
+END_OUTCOME = "outcome"
+ENDED = "ended"
+WOULD_END = "would-end"
+
+# --- `token mint --json` and `token list --json` --------------------------------------------------
+TOKEN_ID = "id"
+TOKEN_SECRET = "token"
+
+# --- `user show --json`, `user list --json` -------------------------------------------------------
+USER_JID = "jid"
+USER_ROLE = "role"
+USER_DISABLED = "disabled"
+
+# --- `user import --json`: {"added": 3, "skipped": [{"line", "jid", "reason"}]} -------------------
+IMPORT_ADDED = "added"
+IMPORT_SKIPPED = "skipped"
+IMPORT_LINE = "line"
+IMPORT_REASON = "reason"
+
+# --- `session watch --json` -----------------------------------------------------------------------
+WATCH_EVENT = "event"
+WATCH_ENDED = "ended"
+
+# --- stream errors by cause (RFC 6120 section 4.9.3) ----------------------------------------------
+KICKED = "policy-violation"
+REVOKED = "not-authorized"
+DISABLED = "not-authorized"
+DELETED = "not-authorized"
+REPLACED = "conflict"
+SHUTDOWN = "system-shutdown"
+
+# The condition by level of `session end`; `end` is the default level.
+CONDITION_OF_LEVEL = {"kick": KICKED, "end": KICKED, "revoke": REVOKED}
+
+# --- SASL failures (RFC 6120 section 6.5) ---------------------------------------------------------
+WRONG_PASSWORD = "not-authorized"
+ACCOUNT_DISABLED = "account-disabled"
+# Only a peer that proves it once held the token is told why it is dead.
+TOKEN_REVOKED = "credentials-expired"
+TOKEN_FORGED = "not-authorized"
+
+# --- a token as it is written (RFC 8959: `secret-token:` and one or more URI path characters) ------
+TOKEN = re.compile(r"secret-token:[A-Za-z0-9\-._~!$&'()*+,;=:@%]+")

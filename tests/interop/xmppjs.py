@@ -1,0 +1,150 @@
+"""The `@xmpp/client` client: `node/client.mjs` in a Node process of its own, driven by JSON lines.
+
+Its certificate check stays on: the server's certificate is the one extra root that Node trusts.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+from pathlib import Path
+
+from client import LOGIN, Client, Dropped, Event, Refused, StanzaError, conditions, describe, parse
+from client import SASL, WAIT
+from usher import ROOT
+
+MODULES = Path(os.environ.get("USHER_NODE", ROOT / "target" / "node"))
+SCRIPT = Path(__file__).parent / "node" / "client.mjs"
+
+
+def runtime():
+    """The Node binary that was installed beside the library."""
+    return MODULES / "node_modules" / ".bin" / "node"
+
+
+class XmppJsClient(Client):
+    """See the module. `reconnect=True` leaves the library's own reconnection on."""
+
+    kind = "@xmpp/client"
+
+    def __init__(self, *args, reconnect=False, **options):
+        super().__init__(*args, **options)
+        self._reconnect = reconnect
+        self._process = None
+        self._reader = None
+        self._asked = {}
+        self._numbers = itertools.count(1)
+        self._jid = None
+        self._used = None
+
+    async def login(self):
+        await self.stop()
+        self._process = await asyncio.create_subprocess_exec(
+            runtime(),
+            MODULES / SCRIPT.name,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"NODE_EXTRA_CA_CERTS": str(self.door.certificate)},
+            limit=1 << 20,
+        )
+        self._reader = asyncio.create_task(self._read(self._process.stdout))
+        scheme, port = {
+            "starttls": ("xmpp", self.door.c2s),
+            "direct": ("xmpps", self.door.c2s_tls),
+        }[self.tls]
+        done = await self._ask(
+            "login",
+            service=f"{scheme}://localhost:{port}",
+            domain=self.door.domain,
+            username=self.bare.partition("@")[0],
+            password=self.secret,
+            resource=self.resource,
+            mechanism=self.mechanism,
+            reconnect=self._reconnect,
+        )
+        assert done["tls"], "logged in without TLS"
+        self._jid = done["jid"]
+
+    async def send(self, xml):
+        await self._ask("send", stanza=xml)
+
+    async def iq(self, kind, payload, to=None):
+        address = f" to='{to}'" if to else ""
+        return parse(await self._ask("iq", stanza=f"<iq type='{kind}'{address}>{payload}</iq>"))
+
+    async def logout(self):
+        await self._ask("logout")
+
+    async def cut(self):
+        """Breaks the connection; the process goes on, to tell of the end."""
+        if self._process is not None and self._process.returncode is None:
+            await self._ask("cut")
+
+    async def stop(self):
+        """Ends the Node process, if there is one."""
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(WAIT):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        await self._reader
+        self._process = None
+
+    @property
+    def jid(self):
+        return self._jid
+
+    @property
+    def used(self):
+        return self._used
+
+    # --- the lines -------------------------------------------------------------------------------
+
+    async def _ask(self, verb, **rest):
+        serial = next(self._numbers)
+        answer = self._asked[serial] = asyncio.get_running_loop().create_future()
+        line = json.dumps({"serial": serial, "verb": verb, **rest})
+        self._process.stdin.write(line.encode() + b"\n")
+        async with asyncio.timeout(LOGIN):
+            return await answer
+
+    async def _read(self, lines):
+        async for line in lines:
+            said = json.loads(line)
+            if "serial" in said:
+                self._answer(said)
+            elif said["event"] == "element":
+                self.seen(describe(parse(said["xml"])))
+            elif said["event"] == "online":
+                self._jid = said["jid"]
+                self.seen(Event("online", {"jid": self._jid}))
+            elif said["event"] == "mechanism":
+                self._used = said["mechanism"]
+            elif said["event"] == "disconnect":
+                self.seen(Event("closed"))
+        for answer in self._asked.values():
+            answer.cancel()
+
+    def _answer(self, said):
+        answer = self._asked.pop(said["serial"])
+        if answer.done():
+            return
+        if "error" in said:
+            answer.set_exception(self._failure(said["error"]))
+        else:
+            answer.set_result(said["result"])
+
+    def _failure(self, error):
+        if error["name"] == "StanzaError":
+            return StanzaError(error["condition"])
+        if error["name"] == "SASLError" and error["xml"]:
+            # Read from the element, not from the library's idea of it: it is the server's word.
+            told = conditions(parse(error["xml"]), SASL)
+            return Refused(told["condition"], told["text"])
+        if error["name"] == "StreamError":
+            return Dropped(Event("stream-error", error))
+        return RuntimeError(f"{error['name']}: {error['text']}")
