@@ -1,0 +1,38 @@
+//! The XML namespaces this server speaks, one constant each, in alphabetical order.
+//!
+//! Only names that code compares or writes; a plugin keeps a namespace of its own next to its code.
+
+/// RFC 6120 7: resource binding.
+pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// RFC 6120 4.8.2: content of a client stream.
+pub const CLIENT: &str = "jabber:client";
+/// XEP-0203: delayed delivery.
+pub const DELAY: &str = "urn:xmpp:delay";
+/// XEP-0030: service discovery, information.
+pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+/// XEP-0030: service discovery, items.
+pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// XEP-0199: ping.
+pub const PING: &str = "urn:xmpp:ping";
+/// RFC 6121 2: roster.
+pub const ROSTER: &str = "jabber:iq:roster";
+/// RFC 6120 6: SASL.
+pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+/// RFC 6120 4.8.2: content of a server stream.
+pub const SERVER: &str = "jabber:server";
+/// RFC 3921 3: session establishment, obsolete but still asked for.
+pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
+/// RFC 6120 8.3: stanza error conditions.
+pub const STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+/// RFC 6120 4.8.1: the stream element itself, `features` and `error`.
+pub const STREAMS: &str = "http://etherx.jabber.org/streams";
+/// RFC 6120 5: STARTTLS.
+pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+/// XEP-0092: software version.
+pub const VERSION: &str = "jabber:iq:version";
+/// Namespaces in XML 3: what the prefix `xml` is always bound to.
+pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
+/// Namespaces in XML 3: what the prefix `xmlns` is always bound to.
+pub const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
+/// RFC 6120 4.9.2: stream error conditions.
+pub const XML_STREAMS: &str = "urn:ietf:params:xml:ns:xmpp-streams";

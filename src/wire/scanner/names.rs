@@ -1,0 +1,137 @@
+//! The rules of Namespaces in XML 1.0 that concern a start tag as a whole, and the XML declaration.
+
+use super::ScanError;
+use super::machine::{Attr, Name, Prefix};
+use crate::{chars, ns};
+
+use ScanError::NotWellFormed;
+
+/// Up to this many names are compared each with each; more are sorted first.
+const PAIRWISE: usize = 12;
+
+const DUPLICATE: ScanError = NotWellFormed("duplicate attribute");
+
+/// Refuses two attributes of one name.
+#[inline]
+pub(crate) fn distinct(buf: &[u8], attrs: &[Attr]) -> Result<(), ScanError> {
+    if attrs.len() > PAIRWISE {
+        let names = attrs.iter().map(|attr| attr.name.whole.of(buf)).collect();
+        return sorted_distinct(names);
+    }
+    for (i, attr) in attrs.iter().enumerate() {
+        let name = attr.name.whole.of(buf);
+        if attrs
+            .iter()
+            .take(i)
+            .any(|other| other.name.whole.of(buf) == name)
+        {
+            return Err(DUPLICATE);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses two prefixed attributes of one local name and one namespace.
+pub(crate) fn distinct_expanded(
+    buf: &[u8],
+    names: &[Name],
+    prefixes: &[Prefix],
+) -> Result<(), ScanError> {
+    // A prefix of an unusual stream header stands for itself here: the stanza will declare it,
+    // and is looked at once more then.
+    let expanded = |name: &Name| {
+        let prefix = name.prefix().of(buf);
+        let uri = match (binding(buf, prefixes, prefix), prefix) {
+            (Some(bound), _) => Some(chars::attribute_value(bound.uri.text(buf))),
+            (None, b"stream") => Some(ns::STREAMS.into()),
+            (None, b"xml") => Some(ns::XML.into()),
+            (None, _) => None,
+        };
+        let own = if uri.is_some() { &b""[..] } else { prefix };
+        (name.local().of(buf), uri, own)
+    };
+    sorted_distinct(names.iter().map(expanded).collect())
+}
+
+/// The innermost declaration of `prefix` in force.
+pub(crate) fn binding<'a>(buf: &[u8], prefixes: &'a [Prefix], prefix: &[u8]) -> Option<&'a Prefix> {
+    prefixes
+        .iter()
+        .rev()
+        .find(|p| p.scope.end == u32::MAX && p.name.of(buf) == prefix)
+}
+
+/// Checks the value of `xmlns`.
+pub(crate) fn check_default(raw: &str) -> Result<(), ScanError> {
+    match &*chars::attribute_value(raw) {
+        ns::XML | ns::XMLNS => Err(NotWellFormed("reserved namespace as the default")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a declaration of `prefix`.
+pub(crate) fn check_prefix(prefix: &[u8], raw: &str) -> Result<(), ScanError> {
+    let uri = chars::attribute_value(raw);
+    match prefix {
+        b"xmlns" => Err(NotWellFormed("declaration of the prefix `xmlns`")),
+        b"xml" if uri != ns::XML => Err(NotWellFormed("prefix `xml` bound to another namespace")),
+        b"xml" => Ok(()),
+        _ if uri.is_empty() => Err(NotWellFormed("prefix bound to no namespace")),
+        _ if uri == ns::XML || uri == ns::XMLNS => {
+            Err(NotWellFormed("reserved namespace bound to a prefix"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks what stands between `<?xml` and `?>` (productions 23 to 26, 32, 80, 81).
+pub(crate) fn declaration(inner: &[u8]) -> Result<(), ScanError> {
+    let mut rest = std::str::from_utf8(inner).map_err(|_| DECLARATION)?;
+    if pseudo_attribute(&mut rest, "version")?.ok_or(DECLARATION)? != "1.0" {
+        return Err(NotWellFormed("XML version other than 1.0"));
+    }
+    let encoding = pseudo_attribute(&mut rest, "encoding")?;
+    let standalone = pseudo_attribute(&mut rest, "standalone")?;
+    if !rest.trim_start_matches(SPACES).is_empty()
+        || !matches!(standalone, None | Some("yes" | "no"))
+    {
+        return Err(DECLARATION);
+    }
+    match encoding {
+        Some(name) if !name.eq_ignore_ascii_case("UTF-8") => Err(ScanError::UnsupportedEncoding),
+        _ => Ok(()),
+    }
+}
+
+const DECLARATION: ScanError = NotWellFormed("malformed XML declaration");
+
+const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// Takes `name='value'` from the front of `rest`, if that is what comes next.
+fn pseudo_attribute<'a>(rest: &mut &'a str, name: &str) -> Result<Option<&'a str>, ScanError> {
+    let body = rest.trim_start_matches(SPACES);
+    let Some(after) = body.strip_prefix(name) else {
+        return Ok(None);
+    };
+    if body.len() == rest.len() {
+        return Err(DECLARATION);
+    }
+    let after = after
+        .trim_start_matches(SPACES)
+        .strip_prefix('=')
+        .ok_or(DECLARATION)?;
+    let after = after.trim_start_matches(SPACES);
+    let quote = if after.starts_with('"') { '"' } else { '\'' };
+    let after = after.strip_prefix(quote).ok_or(DECLARATION)?;
+    let (value, after) = after.split_once(quote).ok_or(DECLARATION)?;
+    *rest = after;
+    Ok(Some(value))
+}
+
+fn sorted_distinct<T: Ord>(mut names: Vec<T>) -> Result<(), ScanError> {
+    names.sort_unstable();
+    let repeated = names
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if a == b));
+    if repeated { Err(DUPLICATE) } else { Ok(()) }
+}
