@@ -1,2 +1,111 @@
-//! (being written)
-fn main() {}
+//! A load generator for XMPP servers: bounded in count and time, for this machine's loopback only.
+//!
+//! The figures that count are the server's processor time per operation and its memory per
+//! session: generator and server share a machine, so wall time says less. `README.md` says how to
+//! use it and what is measured how.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod crowd;
+mod framing;
+mod idle;
+mod latency;
+mod logins;
+mod messages;
+mod plan;
+mod presence;
+mod process;
+mod report;
+mod scram;
+#[cfg(test)]
+mod stub;
+mod tally;
+mod target;
+mod usher;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{report::Report, target::Target};
+
+/// Load a server on this machine and say what each operation cost it
+///
+/// Exit status: 0 done, 1 failed, or something was lost, reordered or refused, 2 usage.
+#[derive(Parser)]
+#[command(name = "load", version)]
+struct Arguments {
+    #[command(flatten)]
+    target: target::Options,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+    /// Threads of the generator; one leaves the server most of a small machine
+    #[arg(long, global = true, default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    #[command(subcommand)]
+    load: Load,
+}
+
+#[derive(Subcommand)]
+enum Load {
+    /// Hold sessions that do nothing: memory of each, and what they cost idle
+    Idle(idle::Options),
+    /// Connect, authenticate, bind and close, over and over
+    Logins(logins::Options),
+    /// Send messages between pairs of sessions; check loss, doubles and order
+    Messages(messages::Options),
+    /// Log in accounts that are each other's contacts, all at once
+    Presence(presence::Options),
+    /// Start an Usher, run everything against it, and set the figures beside their targets
+    Run(plan::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match work(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(arguments: Arguments) -> Result<bool> {
+    let Arguments {
+        target,
+        json,
+        threads,
+        load,
+    } = arguments;
+    rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the limit of open files")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.into())
+        .enable_all()
+        .build()?;
+    let checked = || Target::new(&target).map(Arc::new);
+    runtime.block_on(async {
+        let report = match load {
+            Load::Idle(options) => idle::run(&checked()?, &options).await?,
+            Load::Logins(options) => logins::run(&checked()?, &options).await?,
+            Load::Messages(options) => messages::run(&checked()?, &options).await?,
+            Load::Presence(options) => presence::run(&checked()?, &options).await?,
+            Load::Run(options) => return plan::run(&target, &options, json).await,
+        };
+        print(&report, json);
+        Ok(report.clean())
+    })
+}
+
+fn print(report: &Report, json: bool) {
+    if json {
+        println!("{}", report.json());
+    } else {
+        print!("{}", report.text());
+    }
+}

@@ -1,0 +1,150 @@
+//! `load idle`: many bound and available sessions that do nothing, and what each costs.
+//!
+//! A few sessions come and go before the base line is taken, so that what the server allocates
+//! once is not charged to the sessions. At the end every session must still answer a ping.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use clap::Args;
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use crate::{
+    client::Client,
+    crowd::{self, Manner, told},
+    framing::attribute,
+    process::Process,
+    report::{Report, Unit},
+    target::Target,
+};
+
+/// Options of `load idle`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Sessions to hold
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    pub sessions: u32,
+    /// Accounts that the sessions belong to, in turn; one each without it
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    pub users: Option<u32>,
+    /// How long to hold them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// Logins under way at any time
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub concurrency: u32,
+    /// How long the server gets to settle before its memory is read, in seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=60))]
+    pub settle: u32,
+    /// Fetch the roster before presence
+    #[arg(long)]
+    pub roster: bool,
+}
+
+/// Runs and reports; a session that the server lost is a fault.
+pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
+    let Options {
+        sessions,
+        users,
+        seconds,
+        concurrency,
+        roster,
+        ..
+    } = *options;
+    let settle = Duration::from_secs(options.settle.into());
+    let users = users.unwrap_or(sessions);
+    let manner = Manner {
+        roster,
+        available: true,
+    };
+    let memory = || target.process.as_ref().map(Process::memory).transpose();
+    let cpu = || target.process.as_ref().map(Process::cpu).transpose();
+
+    let fresh = memory()?;
+    let warm = crowd::log_in(target, sessions.min(100), users, concurrency, manner).await?;
+    crowd::log_out(warm, concurrency).await;
+    sleep(settle).await;
+    let empty = memory()?;
+
+    let started = Instant::now();
+    let clients = crowd::log_in(target, sessions, users, concurrency, manner).await?;
+    let filled_in = started.elapsed();
+    let (stop, stopped) = watch::channel(false);
+    let mut held = JoinSet::new();
+    for client in clients {
+        held.spawn(hold(client, stopped.clone()));
+    }
+    sleep(settle).await;
+    let before = cpu()?;
+    sleep(Duration::from_secs(seconds.into())).await;
+    let after = cpu()?;
+    let full = memory()?;
+
+    stop.send_replace(true);
+    let (mut alive, mut failure) = (0u32, None);
+    while let Some(ended) = held.join_next().await {
+        match ended? {
+            Ok(()) => alive += 1,
+            Err(error) => failure = failure.or(Some(format!("{error:#}"))),
+        }
+    }
+    sleep(settle).await;
+    let left = memory()?;
+
+    let mut report = Report::new(format!("idle with {sessions} sessions"));
+    report.figure("sessions", f64::from(sessions), Unit::Count);
+    report.figure("alive_at_the_end", f64::from(alive), Unit::Count);
+    report.figure("filled_in", filled_in.as_secs_f64(), Unit::Seconds);
+    if let (Some(fresh), Some(empty), Some(full), Some(left)) = (fresh, empty, full, left) {
+        let each = |full: u64, empty: u64| (full as f64 - empty as f64) / f64::from(sessions);
+        report.figure("resident_at_first", fresh.resident as f64, Unit::Bytes);
+        report.figure("resident_empty", empty.resident as f64, Unit::Bytes);
+        report.figure("resident_full", full.resident as f64, Unit::Bytes);
+        report.figure("resident_after", left.resident as f64, Unit::Bytes);
+        report.figure(
+            "per_session",
+            each(full.resident, empty.resident),
+            Unit::Bytes,
+        );
+        let heap = each(full.anonymous, empty.anonymous);
+        report.figure("anonymous_per_session", heap, Unit::Bytes);
+    }
+    if let (Some(before), Some(after)) = (before, after) {
+        let share = before.until(&after).as_secs_f64() / f64::from(seconds);
+        report.figure("idle_cpu_of_one_core", share * 100.0, Unit::Percent);
+    }
+    if let Some(failure) = failure {
+        report.fault(format!(
+            "{} sessions were lost; the first: {failure}",
+            sessions - alive
+        ));
+    }
+    Ok(report)
+}
+
+/// The answer that a request of the server's needs, lest it take the session for dead.
+fn answer(stanza: &[u8]) -> Option<String> {
+    let asks = stanza.starts_with(b"<iq") && attribute(stanza, "type") == Some("get");
+    let id = attribute(stanza, "id").filter(|_| asks)?;
+    let to = attribute(stanza, "from").map_or(String::new(), |from| format!(" to=\"{from}\""));
+    Some(format!("<iq type='result' id=\"{id}\"{to}/>"))
+}
+
+/// Reads whatever comes until told to finish; then one ping, and the end.
+async fn hold(mut client: Client, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    loop {
+        tokio::select! {
+            stanza = client.reader.next() => {
+                if let Some(answer) = answer(stanza?) {
+                    client.writer.send(answer.as_bytes()).await?;
+                }
+            }
+            () = told(&mut stopped) => break,
+        }
+    }
+    client.sync().await?;
+    client.close().await
+}
