@@ -49,6 +49,16 @@ async def usher(tmp_path):
     assert not server.leaks()
 
 
+@pytest.fixture
+async def stranger(tmp_path):
+    """A second server, with a certificate of its own for the same name."""
+    (tmp_path / "stranger").mkdir()
+    server = Usher(tmp_path / "stranger")
+    await server.start()
+    yield server
+    await server.stop()
+
+
 class Crowd:
     """Makes clients, and closes them when the test is over."""
 

@@ -57,15 +57,20 @@ IMPORT_REASON = "reason"
 
 # --- `session watch --json` -----------------------------------------------------------------------
 WATCH_EVENT = "event"
-WATCH_ENDED = "ended"
+WATCH_LIFE = ["connected", "logged-in", "bound", "interested", "available", "ended"]
 
 # --- stream errors by cause (RFC 6120 section 4.9.3) ----------------------------------------------
 KICKED = "policy-violation"
 REVOKED = "not-authorized"
 DISABLED = "not-authorized"
 DELETED = "not-authorized"
+PASSWORD_CHANGED = "reset"
+ROLE_CHANGED = "reset"
 REPLACED = "conflict"
 SHUTDOWN = "system-shutdown"
+
+# Beside the condition stands `<ended xmlns='urn:usher:session:0' reason='...'/>`.
+ENDED_ELEMENT = "ended"
 
 # The condition by level of `session end`; `end` is the default level.
 CONDITION_OF_LEVEL = {"kick": KICKED, "end": KICKED, "revoke": REVOKED}

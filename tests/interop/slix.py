@@ -86,6 +86,7 @@ class SlixClient(Client):
         self._library = None
 
     async def login(self):
+        self.backlog.clear()
         outcome = asyncio.get_running_loop().create_future()
 
         def decide(result):

@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 from pathlib import Path
 
 from client import LOGIN, Client, Dropped, Event, Refused, StanzaError, conditions, describe, parse
@@ -39,6 +40,7 @@ class XmppJsClient(Client):
 
     async def login(self):
         await self.stop()
+        self.backlog.clear()
         self._process = await asyncio.create_subprocess_exec(
             runtime(),
             MODULES / SCRIPT.name,
@@ -79,6 +81,13 @@ class XmppJsClient(Client):
         """Breaks the connection; the process goes on, to tell of the end."""
         if self._process is not None and self._process.returncode is None:
             await self._ask("cut")
+
+    def freeze(self):
+        """Stops the process where it is: the connection stays open and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self._process.send_signal(signal.SIGCONT)
 
     async def stop(self):
         """Ends the Node process, if there is one."""

@@ -1,0 +1,66 @@
+"""Starting, configuring and asking the server, without a chat client."""
+
+import asyncio
+import stat
+
+import contract
+from usher import Usher
+
+
+async def test_the_example_configuration_checks_out(usher, tmp_path):
+    example = await usher.ok("config", "example")
+    path = tmp_path / "example.toml"
+    path.write_text(example.out)
+    usher.config = path
+    await usher.ok("config", "check")
+
+
+async def test_an_unknown_key_is_an_error_that_names_the_nearest(usher):
+    usher.config.write_text(usher.config.read_text().replace("c2s_tls", "c2s_tsl"))
+    done = await usher.cli("config", "check")
+    assert done.status == contract.FAILED, str(done)
+    assert "c2s_tsl" in done.err
+    assert "c2s_tls" in done.err
+
+
+async def test_a_port_in_use_is_one_clear_line(usher, tmp_path):
+    (tmp_path / "second").mkdir()
+    second = Usher(tmp_path / "second")
+    text = second.config.read_text()
+    second.config.write_text(text.replace(str(second.door.c2s), str(usher.door.c2s)))
+    done = await second.cli("serve")
+    assert done.status == contract.FAILED, str(done)
+    assert str(usher.door.c2s) in done.err
+    assert "panicked" not in done.err
+
+
+async def test_commands_without_a_server_say_that_there_is_none(usher):
+    await usher.stop()
+    done = await usher.cli("session", "list")
+    assert done.status == contract.FAILED
+    assert "serve" in done.err, str(done)
+
+
+async def test_files_that_hold_secrets_are_for_the_owner_alone(usher):
+    await usher.account("alice")
+    modes = {
+        path.relative_to(usher.data): stat.S_IMODE(path.lstat().st_mode)
+        for path in usher.data.rglob("*")
+        if not path.is_dir() and path != usher.door.certificate
+    }
+    assert any(stat.S_ISSOCK(path.lstat().st_mode) for path in usher.data.rglob("*"))
+    loose = {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077}
+    directory = stat.S_IMODE(usher.data.stat().st_mode)
+    assert not loose or not directory & 0o077, loose
+
+
+async def test_a_second_server_on_the_same_data_is_refused(usher, tmp_path):
+    (tmp_path / "second").mkdir()
+    second = Usher(tmp_path / "second")
+    text = second.config.read_text()
+    second.config.write_text(text.replace(str(second.data), str(usher.data)))
+    async with asyncio.timeout(30):
+        done = await second.cli("serve")
+    assert done.status == contract.FAILED, str(done)
+    # And the first one has not been harmed.
+    await usher.ok("session", "count")
