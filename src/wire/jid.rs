@@ -96,9 +96,7 @@ impl Jid {
 
     /// The domainpart: a host name in U-labels, or an address literal.
     pub fn domain(&self) -> &str {
-        self.text
-            .get(usize::from(self.domain)..usize::from(self.bare))
-            .unwrap_or_default()
+        self.text.get(usize::from(self.domain)..usize::from(self.bare)).unwrap_or_default()
     }
 
     /// The resourcepart: a session of the account, or an occupant of a room.
@@ -121,10 +119,7 @@ impl Jid {
         if self.is_bare() {
             return self.clone();
         }
-        Jid {
-            text: Arc::from(self.bare_str()),
-            ..*self
-        }
+        Jid { text: Arc::from(self.bare_str()), ..*self }
     }
 
     /// Whether there is no resourcepart.
@@ -139,10 +134,7 @@ impl Jid {
     pub fn with_resource(&self, resource: &str) -> Result<Jid, JidError> {
         let resource = prepare_resource(resource)?;
         let text = [self.bare_str(), "/", &resource].concat();
-        Ok(Jid {
-            text: text.into(),
-            ..*self
-        })
+        Ok(Jid { text: text.into(), ..*self })
     }
 
     /// Joins prepared parts. No part is longer than [`PART_MAX`], so every offset fits.
@@ -160,11 +152,7 @@ impl Jid {
             text.push_str(resource);
         }
         debug_assert!(bare <= 2 * PART_MAX + 1);
-        Jid {
-            text: text.into(),
-            domain: start as u16,
-            bare: bare as u16,
-        }
+        Jid { text: text.into(), domain: start as u16, bare: bare as u16 }
     }
 }
 
@@ -278,10 +266,7 @@ fn prepare_local(s: &str) -> Result<Cow<'_, str>, JidError> {
     let part = Part::Local;
     check_raw(part, s)?;
     if s.is_ascii() {
-        return match s
-            .chars()
-            .find(|&c| c.is_ascii_control() || !node_character(c))
-        {
+        return match s.chars().find(|&c| c.is_ascii_control() || !node_character(c)) {
             Some(c) => Err(JidError::Forbidden(part, c)),
             None => Ok(lower(s)).and_then(|s| check_length(part, s)),
         };
@@ -291,9 +276,7 @@ fn prepare_local(s: &str) -> Result<Cow<'_, str>, JidError> {
         return Err(JidError::Forbidden(part, c));
     }
     stable(part, s, |s| {
-        let kept = s
-            .chars()
-            .filter(|&c| !tables::commonly_mapped_to_nothing(c));
+        let kept = s.chars().filter(|&c| !tables::commonly_mapped_to_nothing(c));
         let mapped: String = kept.flat_map(tables::case_fold_for_nfkc).nfkc().collect();
         let wrong =
             |&c: &char| !node_character(c) || prohibited(c) || tables::unassigned_code_point(c);
@@ -314,16 +297,8 @@ fn prepare_resource(s: &str) -> Result<Cow<'_, str>, JidError> {
         };
     }
     stable(part, s, |s| {
-        let kept = s
-            .chars()
-            .filter(|&c| !tables::commonly_mapped_to_nothing(c));
-        let spaced = kept.map(|c| {
-            if tables::non_ascii_space_character(c) {
-                ' '
-            } else {
-                c
-            }
-        });
+        let kept = s.chars().filter(|&c| !tables::commonly_mapped_to_nothing(c));
+        let spaced = kept.map(|c| if tables::non_ascii_space_character(c) { ' ' } else { c });
         let mapped: String = spaced.nfkc().collect();
         match mapped.chars().find(|&c| prohibited(c) || invisible(c)) {
             Some(c) => Err(JidError::Forbidden(part, c)),
@@ -395,11 +370,7 @@ fn check_raw(part: Part, s: &str) -> Result<(), JidError> {
 }
 
 fn check_length(part: Part, s: Cow<'_, str>) -> Result<Cow<'_, str>, JidError> {
-    if s.len() > PART_MAX {
-        Err(JidError::TooLong(part))
-    } else {
-        Ok(s)
-    }
+    if s.len() > PART_MAX { Err(JidError::TooLong(part)) } else { Ok(s) }
 }
 
 fn lower(s: &str) -> Cow<'_, str> {
@@ -441,10 +412,7 @@ fn invisible(c: char) -> bool {
         return false;
     }
     matches!(c, '\u{E0100}'..='\u{E01EF}')
-        || matches!(
-            c.general_category(),
-            Control | Format | PrivateUse | Surrogate | Unassigned
-        )
+        || matches!(c.general_category(), Control | Format | PrivateUse | Surrogate | Unassigned)
 }
 
 /// RFC 3454 section 6: right-to-left text starts and ends with it and has no left-to-right letter.

@@ -65,34 +65,21 @@ impl Token {
     /// [`TokenError`]; nothing of the text is repeated in it.
     pub fn parse(text: &str) -> Result<Token, TokenError> {
         let encoded = text.strip_prefix(SCHEME).ok_or(TokenError::NotAToken)?;
-        let bytes = Zeroizing::new(
-            BASE64URL
-                .decode(encoded)
-                .map_err(|_| TokenError::Malformed)?,
-        );
+        let bytes = Zeroizing::new(BASE64URL.decode(encoded).map_err(|_| TokenError::Malformed)?);
         match bytes.first() {
             Some(&VERSION) => {}
             Some(&other) => return Err(TokenError::Version(other)),
             None => return Err(TokenError::Malformed),
         }
-        let id = bytes
-            .get(1..9)
-            .and_then(|id| id.try_into().ok())
-            .ok_or(TokenError::Malformed)?;
+        let id = bytes.get(1..9).and_then(|id| id.try_into().ok()).ok_or(TokenError::Malformed)?;
         let secret = bytes.get(9..OWNER_AT).ok_or(TokenError::Malformed)?;
-        let owner = bytes
-            .get(OWNER_AT..)
-            .and_then(|owner| std::str::from_utf8(owner).ok());
+        let owner = bytes.get(OWNER_AT..).and_then(|owner| std::str::from_utf8(owner).ok());
         let owner = owner.ok_or(TokenError::Malformed)?;
         let jid = Jid::parse(owner).map_err(|_| TokenError::Malformed)?;
         if !jid.is_bare() || jid.local().is_none() || jid.as_str() != owner {
             return Err(TokenError::Malformed);
         }
-        Ok(Token {
-            id: TokenId(u64::from_be_bytes(id)),
-            secret: Secret::new(secret),
-            owner: jid,
-        })
+        Ok(Token { id: TokenId(u64::from_be_bytes(id)), secret: Secret::new(secret), owner: jid })
     }
 
     /// The token's text, to be shown once.
@@ -119,11 +106,7 @@ pub fn mac(server_key: &Secret, id: TokenId, secret: &Secret) -> [u8; 32] {
     let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(server_key.expose()) else {
         return [0; 32];
     };
-    for part in [
-        b"usher token v1".as_slice(),
-        &id.0.to_be_bytes(),
-        secret.expose(),
-    ] {
+    for part in [b"usher token v1".as_slice(), &id.0.to_be_bytes(), secret.expose()] {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
@@ -160,9 +143,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 /// Where the scheme starts, in any case (RFC 3986 section 3.1).
 fn find_scheme(text: &str) -> Option<usize> {
     let scheme = SCHEME.as_bytes();
-    text.as_bytes()
-        .windows(scheme.len())
-        .position(|window| window.eq_ignore_ascii_case(scheme))
+    text.as_bytes().windows(scheme.len()).position(|window| window.eq_ignore_ascii_case(scheme))
 }
 
 /// Characters of a URI path (RFC 3986 section 3.3).
@@ -190,10 +171,8 @@ impl FromStr for TokenId {
     type Err = TokenIdError;
 
     fn from_str(s: &str) -> Result<TokenId, TokenIdError> {
-        let digits = s
-            .strip_prefix("t-")
-            .filter(|digits| digits.len() == 13)
-            .ok_or(TokenIdError)?;
+        let digits =
+            s.strip_prefix("t-").filter(|digits| digits.len() == 13).ok_or(TokenIdError)?;
         let mut value: u64 = 0;
         for byte in digits.bytes() {
             let digit = DIGITS.iter().position(|&d| d == byte).ok_or(TokenIdError)?;

@@ -43,20 +43,11 @@ mod tests {
     #[test]
     fn lists_only_what_it_has() {
         assert!(ChannelBinding::default().types().is_empty());
-        let both = ChannelBinding {
-            exporter: Some([7; 32]),
-            end_point: Some(vec![1, 2]),
-        };
+        let both = ChannelBinding { exporter: Some([7; 32]), end_point: Some(vec![1, 2]) };
         assert_eq!(both.types(), ["tls-exporter", "tls-server-end-point"]);
-        assert_eq!(
-            both.data("tls-server-end-point"),
-            Some((END_POINT, &[1, 2][..]))
-        );
+        assert_eq!(both.data("tls-server-end-point"), Some((END_POINT, &[1, 2][..])));
         assert_eq!(both.data("tls-unique"), None);
-        let one = ChannelBinding {
-            exporter: None,
-            ..both
-        };
+        let one = ChannelBinding { exporter: None, ..both };
         assert_eq!(one.types(), ["tls-server-end-point"]);
         assert_eq!(one.data("tls-exporter"), None);
     }

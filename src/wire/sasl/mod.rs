@@ -25,7 +25,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use channel_binding::{ChannelBinding, END_POINT, EXPORTER};
-pub use scram::{DeriveError, Hash, ScramKeys, derive, verify_password};
+pub use scram::{DeriveError, Hash, SALT_SIZE, ScramKeys, derive, verify_password};
 
 use crate::{Jid, Secret};
 
@@ -50,14 +50,7 @@ impl Mechanism {
     /// Every mechanism, in order of preference.
     pub const fn all() -> &'static [Mechanism] {
         use Mechanism::*;
-        &[
-            ScramSha256Plus,
-            ScramSha1Plus,
-            ScramSha256,
-            ScramSha1,
-            OauthBearer,
-            Plain,
-        ]
+        &[ScramSha256Plus, ScramSha1Plus, ScramSha256, ScramSha1, OauthBearer, Plain]
     }
 
     /// The registered name.
@@ -98,8 +91,7 @@ impl FromStr for Mechanism {
     /// The mechanism of this exact name; names are upper case (RFC 4422 section 3.1).
     fn from_str(name: &str) -> Result<Mechanism, SaslFailure> {
         let mut all = Mechanism::all().iter().copied();
-        all.find(|mechanism| mechanism.as_str() == name)
-            .ok_or(SaslFailure::InvalidMechanism)
+        all.find(|mechanism| mechanism.as_str() == name).ok_or(SaslFailure::InvalidMechanism)
     }
 }
 
@@ -280,11 +272,7 @@ impl Exchange {
     /// An exchange that waits for [`Input::Initial`]. The caller has checked that `mechanism` was
     /// offered and that TLS is there if it needs it.
     pub fn start(mechanism: Mechanism, cx: Context) -> Exchange {
-        Exchange {
-            mechanism,
-            cx,
-            state: State::Start,
-        }
+        Exchange { mechanism, cx, state: State::Start }
     }
 
     /// The mechanism of this attempt.
@@ -338,18 +326,12 @@ impl Exchange {
         match self.mechanism {
             Mechanism::Plain => {
                 let (user, password) = plain::parse(Secret::new(bytes), &self.cx)?;
-                let step = Step::NeedPassword {
-                    user: user.clone(),
-                    password,
-                };
+                let step = Step::NeedPassword { user: user.clone(), password };
                 Ok((State::Claim(Some(user)), step))
             }
             Mechanism::OauthBearer => match oauthbearer::parse(Secret::new(bytes), &self.cx)? {
                 (user, Some(token)) => {
-                    let step = Step::NeedToken {
-                        user: user.clone(),
-                        token,
-                    };
+                    let step = Step::NeedToken { user: user.clone(), token };
                     Ok((State::Claim(user), step))
                 }
                 (_, None) => Ok(refuse_token(SaslFailure::NotAuthorized)),
@@ -359,10 +341,7 @@ impl Exchange {
             | Mechanism::ScramSha256
             | Mechanism::ScramSha1 => {
                 let first = scram::First::parse(&bytes, self.mechanism, &self.cx)?;
-                let step = Step::NeedKeys {
-                    user: first.user().clone(),
-                    hash: first.hash(),
-                };
+                let step = Step::NeedKeys { user: first.user().clone(), hash: first.hash() };
                 Ok((State::ScramKeys(first), step))
             }
         }
@@ -381,11 +360,7 @@ impl Exchange {
         if user.local().is_none() || user.domain() != self.cx.host {
             return Err(SaslFailure::NotAuthorized);
         }
-        Ok(Step::Proved {
-            user,
-            additional: Vec::new(),
-            binding: None,
-        })
+        Ok(Step::Proved { user, additional: Vec::new(), binding: None })
     }
 }
 
@@ -408,10 +383,7 @@ enum State {
 }
 
 fn refuse_token(failure: SaslFailure) -> (State, Step) {
-    (
-        State::TokenRefused(failure),
-        Step::Challenge(oauthbearer::failure_json().into()),
-    )
+    (State::TokenRefused(failure), Step::Challenge(oauthbearer::failure_json().into()))
 }
 
 /// The account that SASL user name `name` means at the context's host: SASLprep (RFC 4013), then

@@ -54,10 +54,7 @@ pub(super) fn parse(
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphabetic()) {
             return Err(malformed);
         }
-        if !value
-            .bytes()
-            .all(|b| matches!(b, b'\t' | b'\n' | b'\r' | b' '..=b'~'))
-        {
+        if !value.bytes().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | b' '..=b'~')) {
             return Err(malformed);
         }
         if key == "auth" {

@@ -72,19 +72,11 @@ impl ScramKeys {
     /// accounts get.
     pub fn decoy(hash: Hash, seed: &Secret, user: &Jid, iterations: u32) -> ScramKeys {
         let part = |label: &[u8]| {
-            hash.hmac(
-                seed.expose(),
-                &[b"decoy ", label, b"\0", user.as_str().as_bytes()],
-            )
+            hash.hmac(seed.expose(), &[b"decoy ", label, b"\0", user.as_str().as_bytes()])
         };
         let mut salt = part(b"salt");
         salt.truncate(SALT_SIZE);
-        ScramKeys {
-            salt,
-            iterations,
-            stored_key: part(b"stored"),
-            server_key: part(b"server"),
-        }
+        ScramKeys { salt, iterations, stored_key: part(b"stored"), server_key: part(b"server") }
     }
 }
 
@@ -198,14 +190,8 @@ impl First {
 
         // `m=` first would be an extension that we must understand; there is none.
         let mut attributes = bare.split(',');
-        let name = attributes
-            .next()
-            .and_then(|a| a.strip_prefix("n="))
-            .ok_or(malformed)?;
-        let nonce = attributes
-            .next()
-            .and_then(|a| a.strip_prefix("r="))
-            .ok_or(malformed)?;
+        let name = attributes.next().and_then(|a| a.strip_prefix("n=")).ok_or(malformed)?;
+        let nonce = attributes.next().and_then(|a| a.strip_prefix("r=")).ok_or(malformed)?;
         if nonce.is_empty() || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(malformed);
         }
@@ -224,14 +210,7 @@ impl First {
             None => return Err(malformed),
         }
         let (bare, nonce) = (bare.to_owned(), nonce.to_owned());
-        Ok(First {
-            hash,
-            user,
-            binding,
-            binding_type,
-            bare,
-            nonce,
-        })
+        Ok(First { hash, user, binding, binding_type, bare, nonce })
     }
 
     /// The account to look up.
@@ -242,6 +221,12 @@ impl First {
     /// The hash to look keys up for.
     pub(super) fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// Puts other binding data in place, for vectors whose data no connection could have.
+    #[cfg(test)]
+    pub(super) fn replace_binding(&mut self, binding: Vec<u8>) {
+        self.binding = binding;
     }
 
     /// Makes server-first-message.
@@ -293,15 +278,9 @@ impl Final {
         let (without_proof, proof) = text.rsplit_once(",p=").ok_or(malformed)?;
         let proof = BASE64.decode(proof).map_err(|_| malformed)?;
         let mut attributes = without_proof.split(',');
-        let binding = attributes
-            .next()
-            .and_then(|a| a.strip_prefix("c="))
-            .ok_or(malformed)?;
+        let binding = attributes.next().and_then(|a| a.strip_prefix("c=")).ok_or(malformed)?;
         let binding = BASE64.decode(binding).map_err(|_| malformed)?;
-        let nonce = attributes
-            .next()
-            .and_then(|a| a.strip_prefix("r="))
-            .ok_or(malformed)?;
+        let nonce = attributes.next().and_then(|a| a.strip_prefix("r=")).ok_or(malformed)?;
         if !attributes.all(optional_extension) || proof.len() != self.hash.size() {
             return Err(malformed);
         }
