@@ -9,28 +9,13 @@ use bytes::Bytes;
 use server::store::{Batch, Owner, Range, Row, SERVER, SharedStore, StoreError, Table};
 use tokio::task::JoinSet;
 
-static NOTES: Table = Table {
-    name: "notes",
-    about: "rows of the conformance suite",
-};
-static OTHER: Table = Table {
-    name: "other_notes",
-    about: "more rows of the conformance suite",
-};
-static NEVER: Table = Table {
-    name: "never_written",
-    about: "stays without rows",
-};
+static NOTES: Table = Table { name: "notes", about: "rows of the conformance suite" };
+static OTHER: Table = Table { name: "other_notes", about: "more rows of the conformance suite" };
+static NEVER: Table = Table { name: "never_written", about: "stays without rows" };
 
 /// Owners at the edges of the type, where a driver whose integers are signed may slip.
-pub const OWNERS: [Owner; 6] = [
-    SERVER,
-    1,
-    i64::MAX as Owner,
-    i64::MAX as Owner + 1,
-    Owner::MAX - 1,
-    Owner::MAX,
-];
+pub const OWNERS: [Owner; 6] =
+    [SERVER, 1, i64::MAX as Owner, i64::MAX as Owner + 1, Owner::MAX - 1, Owner::MAX];
 
 /// Runs the suite. `make` returns an empty store each time it is called; the suite closes it. Needs a
 /// tokio runtime.
@@ -74,12 +59,7 @@ async fn empty_store_answers(store: &SharedStore) {
     let remove = Batch::new().delete(&NEVER, 1, "k").delete_owner(&NEVER, 1);
     assert_eq!(store.commit(remove).await, Ok(()));
     assert_eq!(store.commit(Batch::new()).await, Ok(()));
-    assert_eq!(
-        store
-            .commit(Batch::new().expect(&NEVER, 1, "k", None))
-            .await,
-        Ok(())
-    );
+    assert_eq!(store.commit(Batch::new().expect(&NEVER, 1, "k", None)).await, Ok(()));
     let expect = Batch::new().expect(&NEVER, 1, "k", Some(Bytes::new()));
     assert_eq!(store.commit(expect).await, Err(StoreError::Conflict));
     assert_eq!(store.count(&NEVER, 1).await, Ok(0));
@@ -99,17 +79,10 @@ async fn owners_and_tables_are_apart(store: &SharedStore) {
         put(store, owner, &[("k", &owner.to_string())]).await;
     }
     let batch = Batch::new().put(&OTHER, 1, "k", "other");
-    store
-        .commit(batch.delete_owner(&NOTES, Owner::MAX))
-        .await
-        .unwrap();
+    store.commit(batch.delete_owner(&NOTES, Owner::MAX)).await.unwrap();
     for owner in OWNERS {
         let there = (owner != Owner::MAX).then(|| Bytes::from(owner.to_string()));
-        assert_eq!(
-            store.count(&NOTES, owner).await,
-            Ok(u64::from(there.is_some())),
-            "{owner}"
-        );
+        assert_eq!(store.count(&NOTES, owner).await, Ok(u64::from(there.is_some())), "{owner}");
         assert_eq!(store.get(&NOTES, owner, b"k").await, Ok(there), "{owner}");
     }
     assert_eq!(store.get(&OTHER, 1, b"k").await, Ok(Some("other".into())));
@@ -124,11 +97,7 @@ async fn any_bytes_are_keys_and_values(store: &SharedStore) {
         let batch = Batch::new().put(&NOTES, 1, bytes.clone(), bytes.clone());
         store.commit(batch).await.unwrap();
         let found = store.get(&NOTES, 1, &bytes).await;
-        assert!(
-            found == Ok(Some(bytes.clone())),
-            "{} bytes come back changed",
-            bytes.len()
-        );
+        assert!(found == Ok(Some(bytes.clone())), "{} bytes come back changed", bytes.len());
         let expect = Batch::new().expect(&NOTES, 1, bytes.clone(), Some(bytes));
         assert_eq!(store.commit(expect).await, Ok(()));
     }
@@ -142,10 +111,7 @@ async fn keys_are_ordered_bytewise(store: &SharedStore) {
         store.commit(batch).await.unwrap();
     }
     assert_eq!(keys(store, Range::all()).await, sorted);
-    let reverse = Range {
-        reverse: true,
-        ..Range::all()
-    };
+    let reverse = Range { reverse: true, ..Range::all() };
     assert!(keys(store, reverse).await.iter().eq(sorted.iter().rev()));
 }
 
@@ -159,44 +125,18 @@ async fn ranges_exclude_their_bounds(store: &SharedStore) {
         ..Range::all()
     };
     assert_eq!(keys(store, between("a", "d")).await, ["b", "c"]);
-    assert_eq!(
-        keys(store, between("aa", "cc")).await,
-        ["b", "c"],
-        "bounds need not be there"
-    );
-    assert_eq!(
-        keys(store, between("", "b")).await,
-        ["a"],
-        "the empty key is a bound like others"
-    );
+    assert_eq!(keys(store, between("aa", "cc")).await, ["b", "c"], "bounds need not be there");
+    assert_eq!(keys(store, between("", "b")).await, ["a"], "the empty key is a bound like others");
     for (after, before) in [("a", "b"), ("b", "b"), ("d", "a"), ("", ""), ("d", "z")] {
-        assert_eq!(
-            keys(store, between(after, before)).await,
-            nothing,
-            "{after}..{before}"
-        );
+        assert_eq!(keys(store, between(after, before)).await, nothing, "{after}..{before}");
     }
-    let reverse = Range {
-        reverse: true,
-        limit: 2,
-        ..between("", "d")
-    };
+    let reverse = Range { reverse: true, limit: 2, ..between("", "d") };
     assert_eq!(keys(store, reverse).await, ["c", "b"]);
-    let before = Range {
-        before: Some("b".into()),
-        ..Range::all()
-    };
+    let before = Range { before: Some("b".into()), ..Range::all() };
     assert_eq!(keys(store, before).await, ["", "a"]);
-    let after = Range {
-        after: Some("c".into()),
-        reverse: true,
-        ..Range::all()
-    };
+    let after = Range { after: Some("c".into()), reverse: true, ..Range::all() };
     assert_eq!(keys(store, after).await, ["d"]);
-    let many = Range {
-        limit: usize::MAX,
-        ..Range::all()
-    };
+    let many = Range { limit: usize::MAX, ..Range::all() };
     assert_eq!(keys(store, many).await.len(), 5);
 }
 
@@ -206,10 +146,7 @@ async fn pages_meet_without_gap(store: &SharedStore) {
     put(store, 1, &rows).await;
     let (mut cursor, mut seen, mut sizes) = (None, vec![], vec![]);
     loop {
-        let page = store
-            .rows(&NOTES, 1, Range::page(cursor.clone(), 10))
-            .await
-            .unwrap();
+        let page = store.rows(&NOTES, 1, Range::page(cursor.clone(), 10)).await.unwrap();
         sizes.push(page.len());
         let Some(last) = page.last() else { break };
         cursor = Some(last.key.clone());
@@ -229,18 +166,14 @@ async fn writes_apply_in_order(store: &SharedStore) {
     store.commit(batch).await.unwrap();
     assert_eq!(keys(store, Range::all()).await, ["a", "b", "old"]);
     assert_eq!(store.get(&NOTES, 1, b"a").await, Ok(Some("2".into())));
-    let batch = Batch::new()
-        .put(&NOTES, 1, "c", "4")
-        .delete_owner(&NOTES, 1);
+    let batch = Batch::new().put(&NOTES, 1, "c", "4").delete_owner(&NOTES, 1);
     store.commit(batch.put(&NOTES, 1, "d", "5")).await.unwrap();
     assert_eq!(keys(store, Range::all()).await, ["d"]);
 }
 
 async fn delete_removes_what_is_there(store: &SharedStore) {
     put(store, 1, &[("a", "1"), ("b", "2")]).await;
-    let batch = Batch::new()
-        .delete(&NOTES, 1, "a")
-        .delete(&NOTES, 1, "missing");
+    let batch = Batch::new().delete(&NOTES, 1, "a").delete(&NOTES, 1, "missing");
     store.commit(batch).await.unwrap();
     assert_eq!(keys(store, Range::all()).await, ["b"]);
 }
@@ -274,9 +207,7 @@ async fn expect_guards_the_whole_batch(store: &SharedStore) {
 }
 
 async fn expect_sees_the_state_before_the_batch(store: &SharedStore) {
-    let batch = Batch::new()
-        .put(&NOTES, 1, "k", "1")
-        .expect(&NOTES, 1, "k", None);
+    let batch = Batch::new().put(&NOTES, 1, "k", "1").expect(&NOTES, 1, "k", None);
     assert_eq!(store.commit(batch.clone()).await, Ok(()));
     assert_eq!(store.commit(batch).await, Err(StoreError::Conflict));
 }
@@ -291,11 +222,7 @@ async fn conflict_leaves_its_neighbours_alone(store: &SharedStore) {
         })
         .collect();
     for (n, call) in calls.into_iter().enumerate() {
-        let expected = if n % 4 == 1 {
-            Err(StoreError::Conflict)
-        } else {
-            Ok(())
-        };
+        let expected = if n % 4 == 1 { Err(StoreError::Conflict) } else { Ok(()) };
         assert_eq!(call.await, expected, "{n}");
     }
     assert_eq!(store.count(&NOTES, 1).await, Ok(30));
@@ -338,11 +265,7 @@ async fn increments_are_not_lost(store: &SharedStore) {
     while let Some(task) = tasks.join_next().await {
         task.unwrap();
     }
-    let total = store
-        .get(&NOTES, SERVER, b"counter")
-        .await
-        .unwrap()
-        .unwrap();
+    let total = store.get(&NOTES, SERVER, b"counter").await.unwrap().unwrap();
     assert_eq!(total, (TASKS * EACH).to_string());
 }
 
@@ -351,20 +274,10 @@ async fn increment(store: &SharedStore) -> bool {
     let before = store.get(&NOTES, SERVER, b"counter").await.unwrap();
     let known = before.as_deref().map_or(0, number);
     let batch = Batch::new().expect(&NOTES, SERVER, "counter", before);
-    match store
-        .commit(batch.put(&NOTES, SERVER, "counter", (known + 1).to_string()))
-        .await
-    {
+    match store.commit(batch.put(&NOTES, SERVER, "counter", (known + 1).to_string())).await {
         Ok(()) => {
-            let after = store
-                .get(&NOTES, SERVER, b"counter")
-                .await
-                .unwrap()
-                .unwrap();
-            assert!(
-                number(&after) > known,
-                "a read after the commit shows an earlier state"
-            );
+            let after = store.get(&NOTES, SERVER, b"counter").await.unwrap().unwrap();
+            assert!(number(&after) > known, "a read after the commit shows an earlier state");
             true
         }
         Err(StoreError::Conflict) => false,
@@ -386,10 +299,7 @@ async fn readers_see_whole_batches(store: &SharedStore) {
         let rows = store.rows(&NOTES, 1, Range::all()).await.unwrap();
         let Some(first) = rows.first() else { continue };
         assert_eq!(rows.len(), 3);
-        assert!(
-            rows.iter().all(|row| row.value == first.value),
-            "half a batch: {rows:?}"
-        );
+        assert!(rows.iter().all(|row| row.value == first.value), "half a batch: {rows:?}");
         assert!(number(&first.value) >= last, "went back in time");
         last = number(&first.value);
     }
@@ -397,9 +307,8 @@ async fn readers_see_whole_batches(store: &SharedStore) {
 }
 
 async fn closing_waits_and_then_refuses(store: &SharedStore) {
-    let pending: Vec<_> = (0..20)
-        .map(|n| store.commit(Batch::new().put(&NOTES, 1, format!("{n}"), "v")))
-        .collect();
+    let pending: Vec<_> =
+        (0..20).map(|n| store.commit(Batch::new().put(&NOTES, 1, format!("{n}"), "v"))).collect();
     assert_eq!(store.close().await, Ok(()));
     for commit in pending {
         assert_eq!(commit.await, Ok(()), "handed over before the end");
@@ -417,10 +326,7 @@ async fn put(store: &SharedStore, owner: Owner, rows: &[(&str, &str)]) {
     let add = |batch: Batch, &(key, value): &(&str, &str)| {
         batch.put(&NOTES, owner, copy(key), copy(value))
     };
-    store
-        .commit(rows.iter().fold(Batch::new(), add))
-        .await
-        .unwrap();
+    store.commit(rows.iter().fold(Batch::new(), add)).await.unwrap();
 }
 
 async fn keys(store: &SharedStore, range: Range) -> Vec<Bytes> {

@@ -26,18 +26,12 @@ impl Store for Memory {
 
     fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
         self.answer(|state| {
-            Ok(state
-                .owned(table, owner)
-                .map_or_else(Vec::new, |r| select(r, &range)))
+            Ok(state.owned(table, owner).map_or_else(Vec::new, |r| select(r, &range)))
         })
     }
 
     fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.answer(|state| {
-            Ok(state
-                .owned(table, owner)
-                .map_or(0, |rows| rows.len() as u64))
-        })
+        self.answer(|state| Ok(state.owned(table, owner).map_or(0, |rows| rows.len() as u64)))
     }
 
     fn commit(&self, batch: Batch) -> Fetch<()> {
@@ -85,12 +79,7 @@ impl State {
 
     fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         for op in &batch.ops {
-            if let Op::Expect {
-                table,
-                owner,
-                key,
-                value,
-            } = op
+            if let Op::Expect { table, owner, key, value } = op
                 && self.value(table, *owner, key) != value.as_ref()
             {
                 return Err(StoreError::Conflict);
@@ -120,12 +109,7 @@ impl State {
                 }
             }
             Op::Expect { .. } => {}
-            Op::Put {
-                table,
-                owner,
-                key,
-                value,
-            } => {
+            Op::Put { table, owner, key, value } => {
                 // Copied, because a slice of a larger buffer would keep all of that alive.
                 let (key, value) = (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value));
                 let owners = self.tables.entry(table.name).or_default();
@@ -143,15 +127,8 @@ fn select(rows: &Rows, range: &Range) -> Vec<Row> {
     }
     let bound = |key: &Option<Bytes>| key.clone().map_or(Bound::Unbounded, Bound::Excluded);
     let found = rows.range((bound(&range.after), bound(&range.before)));
-    let limit = if range.limit == 0 {
-        usize::MAX
-    } else {
-        range.limit
-    };
-    let row = |(key, value): (&Bytes, &Bytes)| Row {
-        key: key.clone(),
-        value: value.clone(),
-    };
+    let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+    let row = |(key, value): (&Bytes, &Bytes)| Row { key: key.clone(), value: value.clone() };
     if range.reverse {
         found.rev().take(limit).map(row).collect()
     } else {
@@ -176,10 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stored_slice_does_not_keep_its_buffer() {
-        static TABLE: Table = Table {
-            name: "slices",
-            about: "a test",
-        };
+        static TABLE: Table = Table { name: "slices", about: "a test" };
         let buffer = Bytes::from(vec![7; 4096]);
         let store = memory();
         let batch = Batch::new().put(&TABLE, 1, buffer.slice(..8), buffer.slice(8..16));

@@ -15,29 +15,14 @@ use server::store::{Batch, Op, Owner, Range, Row, SharedStore, StoreError, Table
 
 use crate::conformance::OWNERS;
 
-static TABLES: [Table; 2] = [
-    Table {
-        name: "left",
-        about: "a test",
-    },
-    Table {
-        name: "right_2",
-        about: "a test",
-    },
-];
+static TABLES: [Table; 2] =
+    [Table { name: "left", about: "a test" }, Table { name: "right_2", about: "a test" }];
 
 /// Fails when the store that `make` returns differs from the model.
 pub(crate) fn agrees(make: impl FnOnce() -> SharedStore) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let store = make();
-    let config = Config {
-        cases: 96,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 96, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&vec(step(), 1..24), |steps| {
         runtime.block_on(compare(&store, steps));
         Ok(())
@@ -64,12 +49,7 @@ impl Model {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         for op in &batch.ops {
-            if let Op::Expect {
-                table,
-                owner,
-                key,
-                value,
-            } = op
+            if let Op::Expect { table, owner, key, value } = op
                 && self.get(table, *owner, key) != value.as_ref()
             {
                 return Err(StoreError::Conflict);
@@ -81,18 +61,11 @@ impl Model {
                     self.0.remove(&(table.name, *owner, key.clone()));
                 }
                 Op::DeleteOwner { table, owner } => {
-                    self.0
-                        .retain(|(name, whose, _), _| (*name, *whose) != (table.name, *owner));
+                    self.0.retain(|(name, whose, _), _| (*name, *whose) != (table.name, *owner));
                 }
                 Op::Expect { .. } => {}
-                Op::Put {
-                    table,
-                    owner,
-                    key,
-                    value,
-                } => {
-                    self.0
-                        .insert((table.name, *owner, key.clone()), value.clone());
+                Op::Put { table, owner, key, value } => {
+                    self.0.insert((table.name, *owner, key.clone()), value.clone());
                 }
             }
         }
@@ -104,10 +77,7 @@ impl Model {
             .0
             .iter()
             .filter(|((name, whose, _), _)| (*name, *whose) == (table.name, owner))
-            .map(|((_, _, key), value)| Row {
-                key: key.clone(),
-                value: value.clone(),
-            })
+            .map(|((_, _, key), value)| Row { key: key.clone(), value: value.clone() })
             .filter(|row| range.after.as_ref().is_none_or(|after| row.key > *after))
             .filter(|row| range.before.as_ref().is_none_or(|before| row.key < *before))
             .collect();
@@ -123,12 +93,8 @@ impl Model {
 
 async fn compare(store: &SharedStore, steps: Vec<Step>) {
     let mut model = Model::default();
-    let wipe = TABLES
-        .iter()
-        .flat_map(|table| OWNERS.map(|owner| (table, owner)));
-    let wipe = wipe.fold(Batch::new(), |batch, (table, owner)| {
-        batch.delete_owner(table, owner)
-    });
+    let wipe = TABLES.iter().flat_map(|table| OWNERS.map(|owner| (table, owner)));
+    let wipe = wipe.fold(Batch::new(), |batch, (table, owner)| batch.delete_owner(table, owner));
     store.commit(wipe).await.unwrap();
     for step in steps {
         match step {
@@ -140,30 +106,18 @@ async fn compare(store: &SharedStore, steps: Vec<Step>) {
             }
             Step::Get(table, owner, key) => {
                 let found = store.get(table, owner, &key).await.unwrap();
-                assert!(
-                    found.as_ref() == model.get(table, owner, &key),
-                    "get differs"
-                );
+                assert!(found.as_ref() == model.get(table, owner, &key), "get differs");
             }
             Step::Rows(table, owner, range) => {
                 let found = store.rows(table, owner, range.clone()).await.unwrap();
-                assert!(
-                    found == model.rows(table, owner, &range),
-                    "rows differ: {range:?}"
-                );
+                assert!(found == model.rows(table, owner, &range), "rows differ: {range:?}");
             }
         }
     }
-    for (table, owner) in TABLES
-        .iter()
-        .flat_map(|table| OWNERS.map(|owner| (table, owner)))
-    {
+    for (table, owner) in TABLES.iter().flat_map(|table| OWNERS.map(|owner| (table, owner))) {
         let expected = model.rows(table, owner, &Range::all());
         assert_eq!(store.count(table, owner).await, Ok(expected.len() as u64));
-        assert!(
-            store.rows(table, owner, Range::all()).await == Ok(expected),
-            "rows differ"
-        );
+        assert!(store.rows(table, owner, Range::all()).await == Ok(expected), "rows differ");
     }
 }
 
@@ -220,12 +174,6 @@ fn value() -> impl Strategy<Value = Bytes> {
 
 fn range() -> impl Strategy<Value = Range> {
     let limit = prop_oneof![Just(0_usize), 1..5_usize];
-    (option::of(key()), option::of(key()), any::<bool>(), limit).prop_map(
-        |(after, before, reverse, limit)| Range {
-            after,
-            before,
-            reverse,
-            limit,
-        },
-    )
+    (option::of(key()), option::of(key()), any::<bool>(), limit)
+        .prop_map(|(after, before, reverse, limit)| Range { after, before, reverse, limit })
 }

@@ -49,11 +49,7 @@ impl<T> Queue<T> {
             porch: BTreeMap::new(),
             ready: VecDeque::new(),
         };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            filled: Condvar::new(),
-            room,
-        })
+        Arc::new(Self { state: Mutex::new(state), filled: Condvar::new(), room })
     }
 
     /// Adds a request that holds `bytes` of memory. Keep the place for as long as the answer matters.
@@ -72,14 +68,16 @@ impl<T> Queue<T> {
         let number = state.next;
         state.next += 1;
         state.porch.insert(number, (request, bytes));
-        Ok(Place {
-            porch: Some((Arc::clone(self), number)),
-        })
+        Ok(Place { porch: Some((Arc::clone(self), number)) })
     }
 
-    /// Takes the oldest requests, at most `most` of them, and blocks the thread until there are any.
-    /// `None` once the queue is closed and everything has been taken.
-    pub(crate) fn take(&self, most: Limit) -> Option<Vec<T>> {
+    /// Refuses further requests; those that are in, the porch included, are still handed out.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self, most: Limit) -> Option<Vec<T>> {
         let mut state = self.state.lock();
         while state.ready.is_empty() {
             if state.closed {
@@ -108,24 +106,37 @@ impl<T> Queue<T> {
         Some(taken)
     }
 
-    /// Refuses further requests; those that are in, the porch included, are still handed out.
-    pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.filled.notify_all();
-    }
-
-    /// Closes and drops all that is in: nobody takes requests any more.
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         state.bytes = 0;
-        let left = (
-            std::mem::take(&mut state.ready),
-            std::mem::take(&mut state.porch),
-        );
+        let left = (std::mem::take(&mut state.ready), std::mem::take(&mut state.porch));
         drop(state);
         drop(left);
         self.filled.notify_all();
+    }
+}
+
+/// The end where requests come out, shared by the threads that take them. When it is dropped, be it
+/// because they panicked, nobody takes requests any more: those that are in are dropped, and no more
+/// are let in, so nobody waits for an answer that never comes.
+pub(crate) struct Taker<T>(Arc<Queue<T>>);
+
+impl<T> Taker<T> {
+    pub(crate) fn new(queue: &Arc<Queue<T>>) -> Self {
+        Self(Arc::clone(queue))
+    }
+
+    /// Takes the oldest requests, at most `most` of them, and blocks the thread until there are any.
+    /// `None` once the queue is closed and everything has been taken.
+    pub(crate) fn take(&self, most: Limit) -> Option<Vec<T>> {
+        self.0.take(most)
+    }
+}
+
+impl<T> Drop for Taker<T> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -167,46 +178,21 @@ impl<T> State<T> {
 mod tests {
     use super::*;
 
-    const ALL: Limit = Limit {
-        requests: usize::MAX,
-        bytes: usize::MAX,
-    };
+    const ALL: Limit = Limit { requests: usize::MAX, bytes: usize::MAX };
 
     #[test]
     fn a_group_is_bounded_by_requests_and_by_bytes() {
         let queue = Queue::new(ALL);
         let _places: Vec<_> = (0..6).map(|n| queue.push(n, 10)).collect();
-        assert_eq!(
-            queue.take(Limit {
-                requests: 2,
-                bytes: 100
-            }),
-            Some(vec![0, 1])
-        );
-        assert_eq!(
-            queue.take(Limit {
-                requests: 9,
-                bytes: 25
-            }),
-            Some(vec![2, 3])
-        );
-        assert_eq!(
-            queue.take(Limit {
-                requests: 9,
-                bytes: 1
-            }),
-            Some(vec![4]),
-            "one always fits"
-        );
+        assert_eq!(queue.take(Limit { requests: 2, bytes: 100 }), Some(vec![0, 1]));
+        assert_eq!(queue.take(Limit { requests: 9, bytes: 25 }), Some(vec![2, 3]));
+        assert_eq!(queue.take(Limit { requests: 9, bytes: 1 }), Some(vec![4]), "one always fits");
         assert_eq!(queue.take(ALL), Some(vec![5]));
     }
 
     #[test]
     fn what_does_not_fit_waits_in_order_and_is_not_overtaken() {
-        let queue = Queue::new(Limit {
-            requests: 9,
-            bytes: 10,
-        });
+        let queue = Queue::new(Limit { requests: 9, bytes: 10 });
         let places: Vec<_> = [4, 4, 4, 1].map(|n| queue.push(n, n)).into_iter().collect();
         // The last would fit, and yet goes behind the one that does not.
         assert_eq!(queue.take(ALL), Some(vec![4, 4]));
@@ -216,21 +202,14 @@ mod tests {
 
     #[test]
     fn a_request_nobody_waits_for_leaves_the_porch_but_not_the_queue() {
-        let queue = Queue::new(Limit {
-            requests: 1,
-            bytes: 10,
-        });
+        let queue = Queue::new(Limit { requests: 1, bytes: 10 });
         let held = Arc::new(());
         drop(queue.push((1, Arc::clone(&held)), 1));
         for n in 2..100 {
             drop(queue.push((n, Arc::clone(&held)), 1));
         }
         let _kept = queue.push((100, Arc::clone(&held)), 1);
-        assert_eq!(
-            Arc::strong_count(&held),
-            3,
-            "one in the queue, one in the porch, ours"
-        );
+        assert_eq!(Arc::strong_count(&held), 3, "one in the queue, one in the porch, ours");
         let taken = |group: Option<Vec<(u32, Arc<()>)>>| group.map(|g| g[0].0);
         assert_eq!(taken(queue.take(ALL)), Some(1));
         assert_eq!(taken(queue.take(ALL)), Some(100));
@@ -238,10 +217,7 @@ mod tests {
 
     #[test]
     fn closing_hands_out_the_rest_and_then_nothing() {
-        let queue = Queue::new(Limit {
-            requests: 1,
-            bytes: 10,
-        });
+        let queue = Queue::new(Limit { requests: 1, bytes: 10 });
         let _places = [queue.push(1, 1), queue.push(2, 1)];
         queue.close();
         assert!(queue.push(3, 1).is_err());
@@ -251,18 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn abandoning_drops_everything_and_releases_the_taker() {
-        let queue = Queue::new(Limit {
-            requests: 1,
-            bytes: 10,
-        });
+    fn nothing_waits_for_a_taker_that_is_gone() {
+        let queue = Queue::new(Limit { requests: 1, bytes: 10 });
         let held = Arc::new(());
-        let _places = [
-            queue.push(Arc::clone(&held), 1),
-            queue.push(Arc::clone(&held), 1),
-        ];
-        queue.abandon();
+        let _places = [queue.push(Arc::clone(&held), 1), queue.push(Arc::clone(&held), 1)];
+        drop(Taker::new(&queue));
         assert!(Arc::into_inner(held).is_some());
-        assert_eq!(queue.take(ALL), None);
+        assert!(queue.push(Arc::new(()), 1).is_err());
     }
 }

@@ -40,23 +40,16 @@ pub fn backup(data: &Path, to: &Path) -> Result<(), OpenError> {
         )));
     }
     // SQLite accepts an empty file as the destination, and so it has our mode from the beginning.
-    let new = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to);
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     new.map_err(io("create", to))?;
     let copy = || {
-        let name = to
-            .to_str()
-            .ok_or_else(|| rusqlite::Error::InvalidPath(to.clone()))?;
+        let name = to.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(to.clone()))?;
         db.execute("VACUUM INTO ?1", [name])
     };
     let copied = copy().map_err(|error| engine(to, error)).and_then(|_| {
         let sync = File::open(to).and_then(|copy| copy.sync_all());
         let directory = to.parent().unwrap_or(to);
-        sync.and_then(|()| File::open(directory)?.sync_all())
-            .map_err(io("sync", to))
+        sync.and_then(|()| File::open(directory)?.sync_all()).map_err(io("sync", to))
     });
     copied.inspect_err(|_| {
         // Half a backup is worse than none; that it is gone is all there is to say.

@@ -20,14 +20,8 @@ use server::store::{Batch, Range, Table};
 
 use crate::sqlite;
 
-static NUMBERS: Table = Table {
-    name: "numbers",
-    about: "a test",
-};
-static PAIRS: Table = Table {
-    name: "pairs",
-    about: "a test",
-};
+static NUMBERS: Table = Table { name: "numbers", about: "a test" };
+static PAIRS: Table = Table { name: "pairs", about: "a test" };
 
 /// Where the child finds its data directory; only the child has it set.
 const CHILD: &str = "USHER_TEST_STORE_CRASH";
@@ -46,11 +40,7 @@ fn acknowledged_commits_survive_kill_9() {
         let wanted = usize::try_from(RandomState::new().hash_one(round) % 300).unwrap();
         let seen = run_and_kill(data.path(), wanted);
         acknowledged.extend(seen);
-        check(
-            data.path(),
-            &acknowledged,
-            &format!("round {round}, killed after {wanted}"),
-        );
+        check(data.path(), &acknowledged, &format!("round {round}, killed after {wanted}"));
     }
     assert!(!acknowledged.is_empty(), "nothing was ever acknowledged");
 }
@@ -76,9 +66,7 @@ fn run_and_kill(data: &Path, wanted: usize) -> Vec<u64> {
 }
 
 fn check(data: &Path, acknowledged: &BTreeSet<u64>, when: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let store = sqlite(data).unwrap();
         let mut numbers = BTreeSet::new();
@@ -93,42 +81,28 @@ fn check(data: &Path, acknowledged: &BTreeSet<u64>, when: &str) {
         store.close().await.unwrap();
     });
     let db = Connection::open(data.join("usher.db")).unwrap();
-    let verdict: String = db
-        .query_row("PRAGMA integrity_check", (), |row| row.get(0))
-        .unwrap();
+    let verdict: String = db.query_row("PRAGMA integrity_check", (), |row| row.get(0)).unwrap();
     assert_eq!(verdict, "ok", "{when}");
 }
 
 fn commit_until_killed(data: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let store = sqlite(data).unwrap();
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..TASKS {
             let store = Arc::clone(&store);
             tasks.spawn(async move {
-                let last = Range {
-                    reverse: true,
-                    limit: 1,
-                    ..Range::all()
-                };
+                let last = Range { reverse: true, limit: 1, ..Range::all() };
                 let last = store.rows(&NUMBERS, task, last).await.unwrap();
                 let mut n = last.first().map_or(task, |row| number(&row.key) + TASKS);
                 loop {
                     let key = n.to_be_bytes();
                     let value = vec![n as u8; 700];
                     let batch = Batch::new().put(&NUMBERS, task, key.to_vec(), value.clone());
-                    store
-                        .commit(batch.put(&PAIRS, task, key.to_vec(), value))
-                        .await
-                        .unwrap();
+                    store.commit(batch.put(&PAIRS, task, key.to_vec(), value)).await.unwrap();
                     // One write to the pipe, so that lines of several tasks do not mix.
-                    std::io::stdout()
-                        .write_all(format!("ack {n}\n").as_bytes())
-                        .unwrap();
+                    std::io::stdout().write_all(format!("ack {n}\n").as_bytes()).unwrap();
                     n += TASKS;
                 }
             });

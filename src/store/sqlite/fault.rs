@@ -21,28 +21,27 @@ impl From<Error> for Fault {
 impl Fault {
     /// For `map_err`: an error while working on a table.
     pub(super) fn at(table: &'static Table) -> impl Fn(Error) -> Self {
-        |error| Self {
-            error,
-            table: Some(table.name),
-        }
+        |error| Self { error, table: Some(table.name) }
     }
 
-    /// Whether a smaller transaction may work: not where the whole file is out of reach.
-    pub(super) fn is_of_one_batch(&self) -> bool {
+    /// Whether the whole file is out of reach, so that a smaller transaction fails in the same way.
+    pub(super) fn is_of_file(&self) -> bool {
         use ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, ReadOnly, SystemIoFailure};
-        !matches!(
+        matches!(
             self.error.sqlite_error_code(),
             Some(CannotOpen | DatabaseBusy | DatabaseLocked | ReadOnly | SystemIoFailure)
         )
     }
 
+    /// Whether there was no room on the disk.
+    pub(super) fn is_of_space(&self) -> bool {
+        self.error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+    }
+
     /// What the caller is told. `file` is the database's.
     pub(super) fn answer(&self, file: &Path) -> StoreError {
         if let (Some(table), true) = (self.table, self.is_of_content()) {
-            return StoreError::Corrupt {
-                table,
-                why: describe(&self.error, file),
-            };
+            return StoreError::Corrupt { table, why: describe(&self.error, file) };
         }
         StoreError::Unavailable(describe(&self.error, file))
     }

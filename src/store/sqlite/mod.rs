@@ -17,6 +17,7 @@ mod tests;
 mod writer;
 
 use std::{
+    cell::Cell,
     path::Path,
     sync::{Arc, atomic::AtomicU64},
     thread,
@@ -32,22 +33,16 @@ use self::{
     schema::Tables,
     writer::{Commit, Writer},
 };
-use crate::queue::{Closed, Limit, Queue};
+use crate::queue::{Closed, Limit, Queue, Taker};
 
 pub use self::{backup::backup, open::OpenError};
 
 /// Threads that read, each with a connection of its own.
 const READERS: usize = 2;
 /// Commits that may be queued; more wait in the futures of those who want them.
-const COMMITS: Limit = Limit {
-    requests: 8 * 1024,
-    bytes: 64 << 20,
-};
+const COMMITS: Limit = Limit { requests: 8 * 1024, bytes: 64 << 20 };
 /// Reads that may be queued; what they return is not counted.
-const READS: Limit = Limit {
-    requests: 64 * 1024,
-    bytes: 16 << 20,
-};
+const READS: Limit = Limit { requests: 64 * 1024, bytes: 16 << 20 };
 /// What a request weighs beyond its keys and values: about the size of an operation and its reply.
 const WEIGHT: usize = 128;
 
@@ -73,47 +68,36 @@ pub(crate) struct Counters {
 
 impl Sqlite {
     pub(crate) fn open(data: &Path) -> Result<Self, OpenError> {
-        let Opened {
-            file,
-            lock,
-            readers,
-            tables,
-            writer,
-        } = open::open(data, READERS)?;
+        let Opened { file, lock, readers, tables, writer } = open::open(data, READERS)?;
         let (tables, counters) = (Arc::new(Tables::new(tables)), Arc::new(Counters::default()));
         let (commits, reads) = (Queue::new(COMMITS), Queue::new(READS));
+        let taker = Arc::new(Taker::new(&reads));
         let (closing, closed) = watch::channel(None);
         let failed = |why| OpenError::Threads { why };
 
         let mut threads = Vec::with_capacity(READERS);
         for (number, db) in readers.into_iter().enumerate() {
-            let reader = Reader::new(
-                db,
-                Arc::clone(&file),
-                Arc::clone(&reads),
-                Arc::clone(&tables),
-            );
+            let reader =
+                Reader::new(db, Arc::clone(&file), Arc::clone(&taker), Arc::clone(&tables));
             let name = format!("store-read-{number}");
-            let thread = thread::Builder::new()
-                .name(name)
-                .spawn(move || reader.run());
+            let thread = thread::Builder::new().name(name).spawn(move || reader.run());
             threads.push(thread.inspect_err(|_| reads.close()).map_err(failed)?);
         }
+        // From here on the readers alone hold it.
+        drop(taker);
         let writer = Writer {
             closing,
-            commits: Arc::clone(&commits),
+            commits: Taker::new(&commits),
             counters: Arc::clone(&counters),
             db: writer,
+            failing: Cell::new(false),
             file,
             lock,
             readers: threads,
             tables,
         };
         let thread = thread::Builder::new().name("store-write".into());
-        thread
-            .spawn(move || writer.run())
-            .inspect_err(|_| reads.close())
-            .map_err(failed)?;
+        thread.spawn(move || writer.run()).inspect_err(|_| reads.close()).map_err(failed)?;
         Ok(Self {
             closed,
             commits,
@@ -126,17 +110,13 @@ impl Sqlite {
     /// Transactions committed since the store was opened: fewer than batches, where group commit works.
     #[cfg(test)]
     pub(crate) fn transactions(&self) -> u64 {
-        self.counters
-            .transactions
-            .load(std::sync::atomic::Ordering::Relaxed)
+        self.counters.transactions.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Makes the disk as good as full once the file has this many pages; 0 ends that.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
-        self.counters
-            .page_limit
-            .store(pages, std::sync::atomic::Ordering::Relaxed);
+        self.counters.page_limit.store(pages, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn read<T: Send + 'static>(
@@ -156,31 +136,17 @@ impl Sqlite {
 impl Store for Sqlite {
     fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<Bytes>> {
         let key = key.to_vec();
-        self.read(key.len(), |reply| Read::Get {
-            table,
-            owner,
-            key,
-            reply,
-        })
+        self.read(key.len(), |reply| Read::Get { table, owner, key, reply })
     }
 
     fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
         let bytes = |key: &Option<Bytes>| key.as_ref().map_or(0, Bytes::len);
         let bytes = bytes(&range.after) + bytes(&range.before);
-        self.read(bytes, |reply| Read::Rows {
-            table,
-            owner,
-            range,
-            reply,
-        })
+        self.read(bytes, |reply| Read::Rows { table, owner, range, reply })
     }
 
     fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.read(0, |reply| Read::Count {
-            table,
-            owner,
-            reply,
-        })
+        self.read(0, |reply| Read::Count { table, owner, reply })
     }
 
     fn commit(&self, batch: Batch) -> Fetch<()> {
@@ -199,10 +165,7 @@ impl Store for Sqlite {
         let mut closed = self.closed.clone();
         Box::pin(async move {
             let outcome = closed.wait_for(Option::is_some).await;
-            outcome
-                .ok()
-                .and_then(|outcome| outcome.clone())
-                .unwrap_or_else(|| Err(stopped()))
+            outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(stopped()))
         })
     }
 }

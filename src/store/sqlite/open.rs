@@ -97,11 +97,7 @@ pub(super) fn open(data: &Path, readers: usize) -> Result<Opened, OpenError> {
         move |why| OpenError::Io { doing, path, why }
     };
     let mut directory = fs::DirBuilder::new();
-    directory
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(io("create", data))?;
+    directory.recursive(true).mode(0o700).create(data).map_err(io("create", data))?;
     // Absolute, so that a later change of directory means nothing and no name looks like a URI.
     let data = &data.canonicalize().map_err(io("open", data))?;
     let lock = lock(data)?;
@@ -127,22 +123,11 @@ pub(super) fn open(data: &Path, readers: usize) -> Result<Opened, OpenError> {
         .map_err(engine)?;
     let tables = names(&writer).map_err(engine)?;
     let reader = |_| connect(&file, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let readers = (0..readers)
-        .map(reader)
-        .collect::<Result<_, _>>()
-        .map_err(engine)?;
+    let readers = (0..readers).map(reader).collect::<Result<_, _>>().map_err(engine)?;
     // The files' names are durable only once their directory is.
-    File::open(data)
-        .and_then(|data| data.sync_all())
-        .map_err(io("sync", data))?;
+    File::open(data).and_then(|data| data.sync_all()).map_err(io("sync", data))?;
     tracing::info!(event = "store_opened", file = %file.display(), tables = tables.len());
-    Ok(Opened {
-        file: Arc::clone(&file),
-        lock,
-        readers,
-        tables,
-        writer,
-    })
+    Ok(Opened { file: Arc::clone(&file), lock, readers, tables, writer })
 }
 
 pub(super) fn connect(file: &Path, mode: OpenFlags) -> Result<Connection, rusqlite::Error> {
@@ -162,17 +147,11 @@ pub(super) fn check(db: &Connection, file: &Path) -> Result<Layout, OpenError> {
             db.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
         Ok((number("application_id")?, number("user_version")?, entries))
     };
-    let foreign = || OpenError::Foreign {
-        file: file.to_owned(),
-    };
+    let foreign = || OpenError::Foreign { file: file.to_owned() };
     match look() {
         Ok((0, 0, 0)) => Ok(Layout::Empty),
         Ok((schema::APPLICATION_ID, found, _)) if found > schema::VERSION => {
-            Err(OpenError::Newer {
-                file: file.to_owned(),
-                found,
-                known: schema::VERSION,
-            })
+            Err(OpenError::Newer { file: file.to_owned(), found, known: schema::VERSION })
         }
         Ok((schema::APPLICATION_ID, _, _)) => Ok(Layout::Known),
         Ok(_) => Err(foreign()),
@@ -199,43 +178,27 @@ fn mark(db: &Connection, file: &Path) -> Result<(), OpenError> {
 }
 
 fn names(db: &Connection) -> Result<Vec<String>, rusqlite::Error> {
-    db.prepare(schema::NAMES)?
-        .query_map((), |row| row.get(0))?
-        .collect()
+    db.prepare(schema::NAMES)?.query_map((), |row| row.get(0))?.collect()
 }
 
 fn lock(data: &Path) -> Result<File, OpenError> {
     let path = data.join(LOCK);
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
-    let locked = options
-        .open(&path)
-        .and_then(|mut file| match file.try_lock() {
-            Ok(()) => {
-                file.set_len(0)?;
-                file.rewind()?;
-                writeln!(file, "{}", process::id())?;
-                Ok(Ok(file))
-            }
-            Err(TryLockError::Error(why)) => Err(why),
-            Err(TryLockError::WouldBlock) => Ok(Err(holder(file))),
-        });
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let locked = options.open(&path).and_then(|mut file| match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", process::id())?;
+            Ok(Ok(file))
+        }
+        Err(TryLockError::Error(why)) => Err(why),
+        Err(TryLockError::WouldBlock) => Ok(Err(holder(file))),
+    });
     match locked {
         Ok(Ok(file)) => Ok(file),
-        Ok(Err(by)) => Err(OpenError::Locked {
-            data: data.to_owned(),
-            by,
-        }),
-        Err(why) => Err(OpenError::Io {
-            doing: "lock",
-            path,
-            why,
-        }),
+        Ok(Err(by)) => Err(OpenError::Locked { data: data.to_owned(), by }),
+        Err(why) => Err(OpenError::Io { doing: "lock", path, why }),
     }
 }
 
@@ -243,10 +206,7 @@ fn holder(lock: File) -> String {
     let mut text = String::new();
     // A hint only: the other may not have written its id yet.
     let _ = lock.take(32).read_to_string(&mut text);
-    text.trim().parse().map_or_else(
-        |_| "another process".into(),
-        |id: u32| format!("process {id}"),
-    )
+    text.trim().parse().map_or_else(|_| "another process".into(), |id: u32| format!("process {id}"))
 }
 
 fn engine(error: &rusqlite::Error, file: &Path) -> OpenError {

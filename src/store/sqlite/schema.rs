@@ -24,9 +24,7 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn new(names: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            names: RwLock::new(names.into_iter().collect()),
-        }
+        Self { names: RwLock::new(names.into_iter().collect()) }
     }
 
     pub(super) fn has(&self, table: &Table) -> bool {
@@ -35,9 +33,7 @@ impl Tables {
 
     pub(super) fn add(&self, tables: &[&'static Table]) {
         if !tables.is_empty() {
-            self.names
-                .write()
-                .extend(tables.iter().map(|table| table.name.to_owned()));
+            self.names.write().extend(tables.iter().map(|table| table.name.to_owned()));
         }
     }
 }
@@ -45,10 +41,7 @@ impl Tables {
 /// Whether the name can stand in a statement as it is.
 pub(super) fn is_well_named(table: &Table) -> bool {
     let rest = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    table
-        .name
-        .starts_with(|first: char| first.is_ascii_lowercase())
-        && table.name.bytes().all(rest)
+    table.name.starts_with(|first: char| first.is_ascii_lowercase()) && table.name.bytes().all(rest)
 }
 
 /// SQLite's integers are signed; the order of owners means nothing, so the bits are kept.
@@ -70,10 +63,7 @@ pub(super) const NAMES: &str =
     "SELECT substr(name, 3) FROM sqlite_schema WHERE type = 'table' AND name GLOB 't_*'";
 
 pub(super) fn get(table: &Table) -> String {
-    format!(
-        "SELECT value FROM t_{} WHERE owner = ?1 AND key = ?2",
-        table.name
-    )
+    format!("SELECT value FROM t_{} WHERE owner = ?1 AND key = ?2", table.name)
 }
 
 pub(super) fn count(table: &Table) -> String {
@@ -128,14 +118,7 @@ mod tests {
             ("a;b", false),
             ("ä", false),
         ] {
-            assert_eq!(
-                is_well_named(&Table {
-                    name,
-                    about: "a test"
-                }),
-                good,
-                "`{name}`"
-            );
+            assert_eq!(is_well_named(&Table { name, about: "a test" }), good, "`{name}`");
         }
     }
 }

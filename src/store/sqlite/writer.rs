@@ -3,11 +3,12 @@
 //! It takes whatever has queued up, applies it in one transaction, in order, and answers everybody
 //! after the COMMIT. A batch's expectations are checked before its writes, so a conflict leaves
 //! nothing to undo and its neighbours untouched. When the engine itself fails, the transaction is
-//! rolled back and, where that can help, each batch is tried again in a transaction of its own: one
-//! that is too large for the disk does not take the others with it. Nobody is answered out of a
+//! rolled back and, unless the whole file is out of reach, each batch is tried again in a transaction
+//! of its own: one that is too large for the disk does not take the others with it. Nobody is answered out of a
 //! transaction that did not commit, not even with a conflict, for it may rest on a write that is gone.
 
 use std::{
+    cell::Cell,
     fs::File,
     path::Path,
     slice,
@@ -25,13 +26,10 @@ use super::{
     reader,
     schema::{self, Tables},
 };
-use crate::queue::{Limit, Queue};
+use crate::queue::{Limit, Taker};
 
 /// The most that goes into one transaction, so that a burst does not keep its first batch waiting.
-const GROUP: Limit = Limit {
-    requests: 1024,
-    bytes: 8 << 20,
-};
+const GROUP: Limit = Limit { requests: 1024, bytes: 8 << 20 };
 
 /// A batch to commit, and where the answer goes.
 pub(super) struct Commit {
@@ -43,9 +41,11 @@ pub(super) struct Commit {
 pub(super) struct Writer {
     /// Told when the file is closed.
     pub(super) closing: watch::Sender<Option<Result<(), StoreError>>>,
-    pub(super) commits: Arc<Queue<Commit>>,
+    pub(super) commits: Taker<Commit>,
     pub(super) counters: Arc<Counters>,
     pub(super) db: Connection,
+    /// Whether the last group failed as a whole.
+    pub(super) failing: Cell<bool>,
     pub(super) file: Arc<Path>,
     /// Held until the file is closed.
     pub(super) lock: File,
@@ -57,13 +57,9 @@ pub(super) struct Writer {
 impl Writer {
     /// Commits until the queue is closed and empty, then closes the file.
     pub(super) fn run(self) {
-        // If this thread ever panics, nobody shall wait for an answer that never comes.
-        let _abandon = Abandon(Arc::clone(&self.commits));
         while let Some(group) = self.commits.take(GROUP) {
-            let (batches, replies): (Vec<_>, Vec<_>) = group
-                .into_iter()
-                .map(|commit| (commit.batch, commit.reply))
-                .unzip();
+            let (batches, replies): (Vec<_>, Vec<_>) =
+                group.into_iter().map(|commit| (commit.batch, commit.reply)).unzip();
             for (reply, outcome) in replies.into_iter().zip(self.commit(&batches)) {
                 // Nobody may be waiting any more, which is fine.
                 let _ = reply.send(outcome);
@@ -75,19 +71,45 @@ impl Writer {
     /// One outcome per batch, in order.
     fn commit(&self, batches: &[Batch]) -> Vec<Result<(), StoreError>> {
         let fault = match self.transaction(batches) {
-            Ok(outcomes) => return outcomes,
+            Ok(outcomes) => {
+                if self.failing.replace(false) {
+                    tracing::info!(event = "store_recovered", file = %self.file.display());
+                }
+                return outcomes;
+            }
             Err(fault) => fault,
         };
-        let why = fault.answer(&self.file);
-        tracing::error!(event = "store_failed", batches = batches.len(), error = %why);
-        if batches.len() == 1 || !fault.is_of_one_batch() {
-            return vec![Err(why); batches.len()];
+        // Said once, not for every commit until somebody comes.
+        if !self.failing.replace(true) {
+            let error = fault.answer(&self.file);
+            tracing::error!(event = "store_failed", batches = batches.len(), %error);
         }
-        let alone = |batch| match self.transaction(slice::from_ref(batch)) {
-            Ok(outcomes) => outcomes.into_iter().collect(),
-            Err(fault) => Err(fault.answer(&self.file)),
-        };
-        batches.iter().map(alone).collect()
+        if fault.is_of_space() {
+            // What the `-wal` holds may go into pages that are there already, and its room be used
+            // again. If there is no room for that either, nothing is lost by the attempt.
+            let _ = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
+        }
+        self.commit_each(batches, fault)
+    }
+
+    /// Each batch in a transaction of its own, after all of them in one have failed.
+    fn commit_each(&self, batches: &[Batch], mut fault: Fault) -> Vec<Result<(), StoreError>> {
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            if fault.is_of_file() {
+                // The next would fail in the same way, perhaps after as long a wait.
+                outcomes.push(Err(fault.answer(&self.file)));
+                continue;
+            }
+            match self.transaction(slice::from_ref(batch)) {
+                Ok(outcome) => outcomes.extend(outcome),
+                Err(again) => {
+                    outcomes.push(Err(again.answer(&self.file)));
+                    fault = again;
+                }
+            }
+        }
+        outcomes
     }
 
     fn transaction(&self, batches: &[Batch]) -> Result<Vec<Result<(), StoreError>>, Fault> {
@@ -143,18 +165,11 @@ impl Writer {
                 let why = format!("`{}` cannot be the name of a table", table.name);
                 return Ok(Err(StoreError::Unavailable(why)));
             }
-            self.db
-                .execute_batch(&schema::create(table))
-                .map_err(Fault::at(table))?;
+            self.db.execute_batch(&schema::create(table)).map_err(Fault::at(table))?;
             created.push(table);
         }
         for op in &batch.ops {
-            if let Op::Expect {
-                table,
-                owner,
-                key,
-                value,
-            } = op
+            if let Op::Expect { table, owner, key, value } = op
                 && reader::get(&self.db, table, *owner, key)? != *value
             {
                 return Ok(Err(StoreError::Conflict));
@@ -179,12 +194,7 @@ impl Writer {
                 .and_then(|mut delete| delete.execute([schema::owner(*owner)]))
                 .map_err(Fault::at(table))?,
             Op::Expect { .. } => 0,
-            Op::Put {
-                table,
-                owner,
-                key,
-                value,
-            } => self
+            Op::Put { table, owner, key, value } => self
                 .db
                 .prepare_cached(&schema::put(table))
                 .and_then(|mut put| put.execute((schema::owner(*owner), &key[..], &value[..])))
@@ -205,9 +215,7 @@ impl Writer {
                 tracing::error!(event = "store_reader_panicked");
             }
         }
-        let checkpoint = self
-            .db
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0));
+        let checkpoint = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0));
         let outcome = match checkpoint {
             Ok(0) => Ok(()),
             Ok(_) => {
@@ -231,19 +239,10 @@ impl Writer {
             0 => u32::MAX - 1,
             pages => pages,
         };
-        self.db
-            .query_row(&format!("PRAGMA max_page_count = {pages}"), (), |_| Ok(()))?;
+        self.db.query_row(&format!("PRAGMA max_page_count = {pages}"), (), |_| Ok(()))?;
         Ok(())
     }
 }
 
 /// The outcome of each batch, and the tables that were created on the way.
 type Applied = (Vec<Result<(), StoreError>>, Vec<&'static Table>);
-
-struct Abandon(Arc<Queue<Commit>>);
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
