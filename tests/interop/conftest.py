@@ -30,12 +30,19 @@ def pytest_sessionstart(session):
 
 
 def pytest_generate_tests(metafunc):
-    if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", KINDS)
-    if "tls" in metafunc.fixturenames:
-        metafunc.parametrize("tls", ["starttls", "direct"])
-    if "pair" in metafunc.fixturenames:
-        metafunc.parametrize("pair", PAIRS, ids=lambda pair: "+".join(pair))
+    """Runs a test for each `kind`, `tls` or `pair` that it takes, unless it names its own."""
+    own = {
+        name.strip()
+        for mark in metafunc.definition.iter_markers("parametrize")
+        for name in mark.args[0].split(",")
+    }
+    for name, values in (
+        ("kind", list(KINDS)),
+        ("tls", ["starttls", "direct"]),
+        ("pair", [pytest.param(pair, id="+".join(pair)) for pair in PAIRS]),
+    ):
+        if name in metafunc.fixturenames and name not in own:
+            metafunc.parametrize(name, values)
 
 
 @pytest.fixture
