@@ -1,4 +1,227 @@
-//! The server behind the sockets: accounts, sessions, the registry, routing, hooks and commands.
+//! The server behind the sockets. What is deliberately absent here: sockets (`net`), SQL (`store`),
+//! features (`plugins`) and the ways to administer (`admin`).
+//!
+//! ```text
+//!  net::Conn ──frames──► Server::inbound ─► hooks ─► router ─► registry ─► Session.mailbox ─► net::Conn
+//!      │                                      │                    ▲
+//!      ├── login: accounts, vault ── store    └── IQ handlers      │ marks dead, atomically
+//!      └── Server::end ◄── commands, sweeper, vault, limits ───────┘
+//! ```
+//!
+//! Read `session` (what a session is), `registry` (who is where), `router` (where a stanza goes) and
+//! `end` (how it is over); the rest hangs on these.
 #![forbid(unsafe_code)]
 
+pub mod account;
+pub mod audit;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod end;
+pub mod events;
+pub mod hooks;
+pub mod id;
+pub mod iq;
+pub mod keyring;
+pub mod login;
+pub mod mailbox;
+pub mod plugin;
+pub mod random;
+pub mod registry;
+mod router;
+pub mod session;
 pub mod store;
+mod sweeper;
+pub mod vault;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use wire::Jid;
+
+pub use crate::session::Session;
+use crate::{
+    clock::{Clock, Millis},
+    config::Config,
+    events::{Events, Recent},
+    hooks::Hooks,
+    keyring::KeyRing,
+    plugin::{Plugin, Registrations, Setup},
+    registry::Registry,
+    store::{SharedStore, Table},
+};
+
+/// Everything that sessions share. Put together once, by [`Server::new`].
+pub struct Server {
+    /// The configuration in force.
+    pub config: Config,
+    /// The served domains, prepared; the first is the default.
+    pub hosts: Vec<Jid>,
+    /// The time.
+    pub clock: Clock,
+    /// Where everything durable is.
+    pub store: SharedStore,
+    /// The keys that make a stolen database useless.
+    pub keys: KeyRing,
+    /// Who is where.
+    pub registry: Registry,
+    /// Where features attach.
+    pub hooks: Hooks,
+    /// What else they have registered.
+    pub registrations: Registrations,
+    /// All plugins, in their order.
+    pub plugins: &'static [Plugin],
+    /// Changes of sessions as they happen.
+    pub events: Events,
+    /// The sessions that ended last.
+    pub recent: Recent,
+    /// When the server was put together.
+    pub started: Millis,
+    /// Grows when an account that exists changes; see [`login`].
+    pub(crate) accounts_epoch: AtomicU64,
+    pub(crate) last_stamp: AtomicU64,
+    pub(crate) hashing: account::Hashing,
+    pub(crate) stopping: AtomicBool,
+    /// Plugins' own state about this server.
+    slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
+    /// Tells the main program that an administrator asked it to stop.
+    pub stop: tokio::sync::Notify,
+}
+
+/// Why a server could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// No domain to serve.
+    #[error("no host is configured; hint: add `[[host]]` with `name = \"your.domain\"`")]
+    NoHost,
+    /// A host's name is not a domain.
+    #[error("`{name}` is not a domain name: {why}; hint: correct `name` under `[[host]]`")]
+    BadHost {
+        /// As configured.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The core's own tables.
+const TABLES: &[&Table] =
+    &[&account::ACCOUNTS, &audit::AUDIT, &vault::TOKENS, &vault::TOKEN_OWNERS];
+
+impl Server {
+    /// Puts a server together.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the configured hosts cannot be served.
+    pub fn new(
+        config: Config,
+        clock: Clock,
+        store: SharedStore,
+        keys: KeyRing,
+        plugins: &'static [Plugin],
+    ) -> Result<Arc<Self>, SetupError> {
+        let mut hosts = Vec::new();
+        for host in &config.host {
+            let bad = |why: String| SetupError::BadHost { name: host.name.clone(), why };
+            let jid = Jid::parse(&host.name).map_err(|why| bad(why.to_string()))?;
+            if jid.local().is_some() || jid.resource().is_some() {
+                return Err(bad("it has more parts than a domain".into()));
+            }
+            hosts.push(jid);
+        }
+        if hosts.is_empty() {
+            return Err(SetupError::NoHost);
+        }
+        let mut hooks = Hooks::default();
+        let mut registrations = Registrations::default();
+        registrations.tables.extend(TABLES);
+        for plugin in plugins {
+            (plugin.setup)(&mut Setup {
+                plugin: plugin.name,
+                hooks: &mut hooks,
+                registrations: &mut registrations,
+                config: &config,
+            });
+        }
+        let started = clock.now();
+        Ok(Arc::new(Self {
+            config,
+            hosts,
+            clock,
+            store,
+            keys,
+            registry: Registry::default(),
+            hooks,
+            registrations,
+            plugins,
+            events: Events::default(),
+            recent: Recent::default(),
+            started,
+            accounts_epoch: AtomicU64::new(0),
+            last_stamp: AtomicU64::new(0),
+            hashing: account::Hashing::default(),
+            stopping: AtomicBool::new(false),
+            slots: parking_lot::Mutex::default(),
+            stop: tokio::sync::Notify::new(),
+        }))
+    }
+
+    /// A plugin's own state about this server, made at the first call. One per type `T`.
+    pub fn slot<T: std::any::Any + Send + Sync + Default>(&self) -> Arc<T> {
+        let mut slots = self.slots.lock();
+        let found = slots.iter().find_map(|slot| Arc::clone(slot).downcast::<T>().ok());
+        found.unwrap_or_else(|| {
+            let made = Arc::new(T::default());
+            slots.push(made.clone());
+            made
+        })
+    }
+
+    /// Runs something beside the sessions; must be called from within the runtime.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task);
+    }
+
+    /// A number that grows with time and is never given twice, for keys of logs: milliseconds since
+    /// the epoch in the upper bits, a count in the lower 20.
+    pub fn stamp(&self) -> u64 {
+        let now = self.clock.now().0 << 20;
+        let last = self
+            .last_stamp
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(now.max(last + 1)));
+        last.map_or(now, |last| now.max(last + 1))
+    }
+
+    /// Whether no new sessions are taken any more.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The domain for clients that name none.
+    #[must_use]
+    pub fn default_host(&self) -> &Jid {
+        &self.hosts[0]
+    }
+
+    /// Takes no new session and ends every one with `system-shutdown`, bounded by `close_wait`.
+    /// Messages that were not handed over by then are kept like messages to an absent client.
+    pub async fn shutdown(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Release);
+        let sessions: Vec<_> = self.registry.all().collect();
+        tracing::info!(event = "draining", sessions = sessions.len());
+        for session in &sessions {
+            self.end(session, end::End::new(end::Reason::Shutdown));
+        }
+        for session in &sessions {
+            if !self.settled(session).await {
+                tracing::warn!(event = "session-lingers", session = %session.id);
+            }
+        }
+    }
+}

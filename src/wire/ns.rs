@@ -4,6 +4,8 @@
 
 /// RFC 6120 7: resource binding.
 pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// XEP-0280: message carbons.
+pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// RFC 6120 4.8.2: content of a client stream.
 pub const CLIENT: &str = "jabber:client";
 /// XEP-0203: delayed delivery.
@@ -20,6 +22,8 @@ pub const ROSTER: &str = "jabber:iq:roster";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 /// RFC 6120 4.8.2: content of a server stream.
 pub const SERVER: &str = "jabber:server";
+/// XEP-0359: unique and stable stanza ids.
+pub const SID: &str = "urn:xmpp:sid:0";
 /// RFC 3921 3: session establishment, obsolete but still asked for.
 pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 /// RFC 6120 8.3: stanza error conditions.

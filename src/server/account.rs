@@ -1,0 +1,413 @@
+//! Accounts: a bare JID with SCRAM keys and a role. No password is stored, only what RFC 5802 needs
+//! to check one.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+};
+use tokio::sync::Semaphore;
+use wire::{Hash, Jid, ScramKeys, Secret};
+
+use crate::{
+    Server,
+    clock::Millis,
+    end::{Actor, End, Level, Reason},
+    hooks::{AccountDeleted, Flow},
+    id::AccountId,
+    random,
+    store::{Batch, Range, SERVER, StoreError, Table},
+    vault,
+};
+
+/// Accounts by bare JID.
+pub static ACCOUNTS: Table =
+    Table { name: "account", about: "accounts: bare JID to SCRAM keys, role and standing" };
+
+/// What an account may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Chats.
+    User,
+    /// Sees and ends sessions of users.
+    Operator,
+    /// May do everything.
+    Admin,
+}
+
+impl Role {
+    /// The names, least powerful first.
+    pub const NAMES: &'static [&'static str] = &["user", "operator", "admin"];
+
+    /// The name on every face.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::User, Self::Operator, Self::Admin].into_iter().find(|role| role.as_str() == name)
+    }
+}
+
+/// An account as stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Account {
+    /// Internal id, on which everything else hangs.
+    pub id: AccountId,
+    /// Its bare JID.
+    pub jid: String,
+    /// What it may do.
+    pub role: Role,
+    /// May not log in.
+    #[serde(default)]
+    pub disabled: bool,
+    /// When it was made.
+    pub created: Millis,
+    /// Grows with each change of the password; credentials of an earlier generation are void.
+    pub generation: u64,
+    /// Keys for SCRAM-SHA-1.
+    sha1: StoredKeys,
+    /// Keys for SCRAM-SHA-256.
+    sha256: StoredKeys,
+}
+
+/// SCRAM keys as stored, in base64.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredKeys {
+    salt: String,
+    iterations: u32,
+    stored: String,
+    server: String,
+}
+
+impl From<&ScramKeys> for StoredKeys {
+    fn from(keys: &ScramKeys) -> Self {
+        Self {
+            salt: STANDARD.encode(&keys.salt),
+            iterations: keys.iterations,
+            stored: STANDARD.encode(&keys.stored_key),
+            server: STANDARD.encode(&keys.server_key),
+        }
+    }
+}
+
+impl StoredKeys {
+    fn load(&self) -> Option<ScramKeys> {
+        let decode = |text: &str| STANDARD.decode(text).ok();
+        Some(ScramKeys {
+            salt: decode(&self.salt)?,
+            iterations: self.iterations,
+            stored_key: decode(&self.stored)?,
+            server_key: decode(&self.server)?,
+        })
+    }
+}
+
+/// Both sets of keys of one password.
+pub struct Keys {
+    sha1: StoredKeys,
+    sha256: StoredKeys,
+}
+
+/// Why an account could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// There is one of this name.
+    #[error("account `{0}` exists already")]
+    Exists(String),
+    /// The password cannot be used.
+    #[error("the password cannot be used: {0}")]
+    Password(String),
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is none of this name.
+    #[error("there is no account `{0}`")]
+    Unknown(String),
+    /// The address cannot be that of an account here.
+    #[error("`{0}` cannot be an account here: {1}")]
+    Unsuitable(String, &'static str),
+}
+
+/// A change of an account, and who has to go because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// May not log in any more; all its sessions end.
+    Disabled,
+    /// May log in again.
+    Enabled,
+    /// Has another role; its sessions end, because what they may do was decided at login.
+    Role(Role),
+}
+
+impl Account {
+    /// Its keys for one hash; none if the row is damaged.
+    #[must_use]
+    pub fn keys(&self, hash: Hash) -> Option<ScramKeys> {
+        match hash {
+            Hash::Sha1 => self.sha1.load(),
+            Hash::Sha256 => self.sha256.load(),
+        }
+    }
+
+    fn decode(row: &Bytes) -> Result<Self, StoreError> {
+        serde_json::from_slice(row)
+            .map_err(|why| StoreError::Corrupt { table: ACCOUNTS.name, why: why.to_string() })
+    }
+
+    fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    }
+}
+
+/// Limits how many passwords are hashed at a time, so that logins and imports leave the processors
+/// some air; waits for its turn without blocking a task.
+pub(crate) struct Hashing(Semaphore);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        Self(Semaphore::new(thread::available_parallelism().map_or(1, Into::into)))
+    }
+}
+
+impl Hashing {
+    /// Runs slow work off the reactor.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let _turn = self.0.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+}
+
+impl Server {
+    /// The account of this bare JID.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn account(&self, bare: &str) -> Result<Option<Account>, StoreError> {
+        let row = self.store.get(&ACCOUNTS, SERVER, bare.as_bytes()).await?;
+        row.as_ref().map(Account::decode).transpose()
+    }
+
+    /// Up to `limit` accounts behind `after` in order of their names (0: all).
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Account>, StoreError> {
+        let after = after.map(|after| Bytes::copy_from_slice(after.as_bytes()));
+        let rows = self.store.rows(&ACCOUNTS, SERVER, Range::page(after, limit)).await?;
+        rows.iter().map(|row| Account::decode(&row.value)).collect()
+    }
+
+    /// Makes SCRAM keys of a password, off the reactor.
+    ///
+    /// # Errors
+    /// [`AccountError::Password`] if it is empty or has characters that no client can send.
+    pub async fn keys_of(&self, password: Secret) -> Result<Keys, AccountError> {
+        let iterations = self.config.auth.scram_iterations;
+        let (salt1, salt2) = (random::bytes::<16>(), random::bytes::<16>());
+        let made = self.hashing.run(move || {
+            let text = std::str::from_utf8(password.expose())
+                .map_err(|_| String::from("it is not UTF-8"))?;
+            if text.is_empty() {
+                return Err("it is empty".into());
+            }
+            let derive = |hash, salt: &[u8]| {
+                wire::derive(hash, text, salt, iterations).map_err(|why| why.to_string())
+            };
+            let (sha1, sha256) = (derive(Hash::Sha1, &salt1)?, derive(Hash::Sha256, &salt2)?);
+            Ok(Keys { sha1: (&sha1).into(), sha256: (&sha256).into() })
+        });
+        let stopped = || StoreError::Unavailable("the server is stopping".into());
+        made.await.ok_or_else(stopped)?.map_err(AccountError::Password)
+    }
+
+    /// Checks that an address can be that of an account here.
+    ///
+    /// # Errors
+    /// [`AccountError::Unsuitable`].
+    pub fn account_address(&self, jid: &Jid) -> Result<(), AccountError> {
+        let unsuitable = |why| Err(AccountError::Unsuitable(jid.as_str().into(), why));
+        match (jid.local(), jid.resource()) {
+            (None, _) => unsuitable("it has no part before an `@`"),
+            (_, Some(_)) => unsuitable("it has a resource; leave the part from the `/` on away"),
+            _ if !self.is_local(jid.domain()) => unsuitable("its domain is not served here"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds an account.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn add_account(
+        &self,
+        jid: &Jid,
+        keys: Keys,
+        role: Role,
+    ) -> Result<Account, AccountError> {
+        self.account_address(jid)?;
+        let now = self.clock.now();
+        let account = Account {
+            id: AccountId::new(now),
+            jid: jid.as_str().into(),
+            role,
+            disabled: false,
+            created: now,
+            generation: 1,
+            sha1: keys.sha1,
+            sha256: keys.sha256,
+        };
+        let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
+        let batch = Batch::new().expect(&ACCOUNTS, SERVER, key.clone(), None).put(
+            &ACCOUNTS,
+            SERVER,
+            key,
+            account.encode(),
+        );
+        match self.store.commit(batch).await {
+            Ok(()) => Ok(account),
+            Err(StoreError::Conflict) => Err(AccountError::Exists(jid.as_str().into())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets another password. All sessions of the account end, and its tokens are void.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn set_password(
+        self: &Arc<Self>,
+        jid: &Jid,
+        keys: Keys,
+        actor: Actor,
+    ) -> Result<usize, AccountError> {
+        self.change_account(jid, move |account| {
+            account.sha1 = keys.sha1.clone();
+            account.sha256 = keys.sha256.clone();
+            account.generation += 1;
+        })
+        .await?;
+        Ok(self.end_account(jid, Reason::PasswordChanged, actor).await)
+    }
+
+    /// Changes what an account may do. Gives the number of sessions that ended because of it.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn set_standing(
+        self: &Arc<Self>,
+        jid: &Jid,
+        standing: Standing,
+        actor: Actor,
+    ) -> Result<usize, AccountError> {
+        let mut changed = false;
+        self.change_account(jid, |account| {
+            let before = (account.disabled, account.role);
+            match standing {
+                Standing::Disabled => account.disabled = true,
+                Standing::Enabled => account.disabled = false,
+                Standing::Role(role) => account.role = role,
+            }
+            changed = before != (account.disabled, account.role);
+        })
+        .await?;
+        let reason = match standing {
+            Standing::Enabled => return Ok(0),
+            Standing::Role(_) if !changed => return Ok(0),
+            Standing::Role(_) => Reason::RoleChanged,
+            Standing::Disabled => Reason::AccountDisabled,
+        };
+        Ok(self.end_account(jid, reason, actor).await)
+    }
+
+    /// Deletes an account with all that it has, and ends its sessions. A later account of the same
+    /// name inherits nothing.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn delete_account(
+        self: &Arc<Self>,
+        jid: &Jid,
+        actor: Actor,
+    ) -> Result<usize, AccountError> {
+        let unknown = || AccountError::Unknown(jid.as_str().into());
+        let account = self.account(jid.as_str()).await?.ok_or_else(unknown)?;
+        // Nobody gets in from here on, so that nothing is written behind the deletion's back.
+        self.change_account(jid, |account| account.disabled = true).await?;
+        let ended = self.end_account(jid, Reason::AccountDeleted, actor).await;
+
+        let cx = AccountDeleted { server: self.clone(), account: account.id, jid: jid.clone() };
+        if let Flow::Later(future) = self.hooks.account_deleted.run(&cx) {
+            future.await;
+        }
+        let mut batch = Batch::new().delete(&ACCOUNTS, SERVER, jid.as_str().as_bytes().to_vec());
+        for token in self.store.rows(&vault::TOKENS, account.id.0, Range::all()).await? {
+            batch = batch.delete(&vault::TOKEN_OWNERS, SERVER, token.key);
+        }
+        for table in &self.registrations.tables {
+            batch = batch.delete_owner(table, account.id.0);
+        }
+        self.store.commit(batch).await?;
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(ended)
+    }
+
+    /// Reads, changes and writes an account until nobody came in between, then tells logins that are
+    /// under way to look again.
+    async fn change_account(
+        &self,
+        jid: &Jid,
+        mut change: impl FnMut(&mut Account),
+    ) -> Result<(), AccountError> {
+        let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
+        loop {
+            let row = self.store.get(&ACCOUNTS, SERVER, &key).await?;
+            let row = row.ok_or_else(|| AccountError::Unknown(jid.as_str().into()))?;
+            let mut account = Account::decode(&row)?;
+            change(&mut account);
+            let batch = Batch::new().expect(&ACCOUNTS, SERVER, key.clone(), Some(row)).put(
+                &ACCOUNTS,
+                SERVER,
+                key.clone(),
+                account.encode(),
+            );
+            match self.store.commit(batch).await {
+                Ok(()) => break,
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Ends all sessions of an account and waits for them.
+    async fn end_account(self: &Arc<Self>, jid: &Jid, reason: Reason, actor: Actor) -> usize {
+        let sessions = self.registry.of(jid.as_str());
+        let end = End { level: Level::Revoke, actor, ..End::new(reason) };
+        for session in &sessions {
+            self.end(session, end.clone());
+        }
+        for session in &sessions {
+            self.settled(session).await;
+        }
+        sessions.len()
+    }
+}

@@ -1,0 +1,467 @@
+//! The command table: every act of administration, declared once. Parser, help, completion, console,
+//! admin socket, permission check, audit and documentation are derived from the declarations here;
+//! the crate `admin` holds those faces.
+
+mod server;
+mod session;
+mod token;
+mod user;
+
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use wire::{Jid, TokenId};
+
+use crate::{Server, audit::Entry, config::Span, end::Actor, id::SessionId};
+
+pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
+pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
+
+/// Commands of the core, in the order of the help; plugins add theirs behind.
+pub const CORE: &[&[Command]] = &[USER, SESSION, TOKEN, SERVER];
+
+/// One command.
+#[derive(Debug)]
+pub struct Command {
+    /// Words, as in `session end`.
+    pub name: &'static str,
+    /// One line, without full stop.
+    pub about: &'static str,
+    /// What more there is to know; may be empty.
+    pub details: &'static str,
+    /// What may be said with it.
+    pub args: &'static [Arg],
+    /// Whether it changes anything: such a command is audited, with its outcome.
+    pub mutates: bool,
+    /// How it shows what it gives.
+    pub shape: Shape,
+    /// Does it.
+    pub run: fn(Call) -> Running,
+}
+
+/// How a command's rows are shown to people. With `--json`, a list is one array, a record or an
+/// outcome one object, and a stream one object per line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Rows, as a table with these columns; `--json` has all fields.
+    List(&'static [&'static str]),
+    /// One row, as name and value.
+    Record,
+    /// Rows without end, shown as they come, until the one who asked goes away.
+    Stream(&'static [&'static str]),
+    /// Nothing but the closing line (and, for commands on several things, a row for each).
+    Outcome(&'static [&'static str]),
+}
+
+/// One argument of a command.
+#[derive(Debug)]
+pub struct Arg {
+    /// Its name: `jid` of a positional, `ttl` of `--ttl`.
+    pub name: &'static str,
+    /// One line, without full stop.
+    pub about: &'static str,
+    /// How it is given.
+    pub form: Form,
+    /// What it may be.
+    pub kind: ValueKind,
+}
+
+/// How an argument is given on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `--name`, true if there.
+    Flag,
+    /// By place, none or more. The JSON value is an array.
+    Many,
+    /// `--name VALUE`, may be left out.
+    Option,
+    /// By place, may be left out.
+    Optional,
+    /// By place, must be there.
+    Required,
+}
+
+/// What a value may be; a face checks and completes by it, and the command checks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// An IP address or a network in CIDR notation.
+    Address,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A CSV file that the face reads, or `-` for its standard input; sent as an array of rows
+    /// (arrays of text). The face may send it in several calls and adds up the outcomes.
+    CsvFile,
+    /// A bare or full JID.
+    Jid,
+    /// A JID in which `*` stands for anything.
+    JidPattern,
+    /// A number.
+    Number,
+    /// A secret that the face asks for at a prompt without echo (twice), or reads as one line of its
+    /// standard input with `--<name>-stdin`. Never given on the command line itself.
+    Secret,
+    /// A session id.
+    Session,
+    /// A length of time: `30d`.
+    Span,
+    /// Any text.
+    Text,
+    /// A token id.
+    Token,
+}
+
+/// A command as it was called.
+pub struct Call {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Who calls, for the audit: `uid:1000`.
+    pub caller: Arc<str>,
+    /// Values by argument name. Absent: not given.
+    pub args: Map<String, Value>,
+    /// Where rows go while the command runs. Waits when the other side is slow; an error means that
+    /// nobody listens any more.
+    pub rows: mpsc::Sender<Reply>,
+}
+
+/// A command at work.
+pub type Running = Pin<Box<dyn Future<Output = Result<Done, CommandError>> + Send>>;
+
+/// What goes to the caller, one JSON object per line: `{"row":…}`, `{"progress":…}`, and in the end
+/// `{"done":…}` or `{"failed":…}`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// It is over.
+    Done(Done),
+    /// It could not be done.
+    Failed(CommandError),
+    /// How far a long one is.
+    Progress {
+        /// Steps done.
+        done: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// One row of its result.
+    Row(Map<String, Value>),
+}
+
+/// How it ended, if it could be done.
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize)]
+pub struct Done {
+    /// One line for people, without full stop; may be empty for lists.
+    pub message: String,
+    /// Whether there was anything that it could be done to; if not, the exit status is 3.
+    pub matched: bool,
+    /// Fields of the outcome for `--json`, besides the rows.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub fields: Map<String, Value>,
+}
+
+impl Done {
+    /// Done, in these words.
+    #[must_use]
+    pub fn said(message: impl Into<String>) -> Self {
+        Self { message: message.into(), matched: true, fields: Map::new() }
+    }
+
+    /// Nothing matched; exit status 3.
+    #[must_use]
+    pub fn nothing(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    /// Adds a field of the outcome.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(name.into(), value.into());
+        self
+    }
+}
+
+/// Why it could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CommandError {
+    /// Whether the call itself was wrong; the exit status is then 2, else 1.
+    pub usage: bool,
+    /// One line without full stop; what was wrong, literals in backticks.
+    pub message: String,
+    /// What to do about it; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+impl CommandError {
+    /// It could not be done.
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { usage: false, message: message.into(), hint: String::new() }
+    }
+
+    /// It was called wrongly.
+    #[must_use]
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::failed(message) }
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl From<crate::store::StoreError> for CommandError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::failed(error.to_string()).hint("see the server's log; nothing was changed")
+    }
+}
+
+/// All commands of a server, for the faces.
+pub fn table() -> impl Iterator<Item = &'static Command> {
+    CORE.iter().copied().flatten()
+}
+
+/// The command of this name, of the core or of a plugin.
+#[must_use]
+pub fn find(server: &Server, name: &str) -> Option<&'static Command> {
+    let plugins = server.registrations.commands.iter().copied();
+    table().chain(plugins).find(|command| command.name == name)
+}
+
+/// Runs a command by name, checks its arguments, audits it if it mutates, and sends everything, the
+/// end included, to `rows`.
+pub async fn run(
+    server: Arc<Server>,
+    caller: Arc<str>,
+    name: &str,
+    args: Map<String, Value>,
+    rows: mpsc::Sender<Reply>,
+) {
+    let reply = match perform(server, caller, name, args, rows.clone()).await {
+        Ok(done) => Reply::Done(done),
+        Err(error) => Reply::Failed(error),
+    };
+    // Nobody may listen any more; the outcome of a mutating command is in the audit then.
+    let _ = rows.send(reply).await;
+}
+
+async fn perform(
+    server: Arc<Server>,
+    caller: Arc<str>,
+    name: &str,
+    args: Map<String, Value>,
+    rows: mpsc::Sender<Reply>,
+) -> Result<Done, CommandError> {
+    let unknown = || CommandError::usage(format!("there is no command `{name}`"));
+    let command = find(&server, name).ok_or_else(unknown)?;
+    command.check(&args)?;
+    let audited = command.mutates.then(|| command.without_secrets(&args));
+    let call = Call { server: server.clone(), caller: caller.clone(), args, rows };
+    let outcome = (command.run)(call).await;
+    if let Some(args) = audited {
+        let (ok, words) = match &outcome {
+            Ok(done) => (true, done.message.clone()),
+            Err(error) => (false, error.message.clone()),
+        };
+        let entry = Entry {
+            at: server.clock.now(),
+            who: caller.to_string(),
+            what: name.into(),
+            args,
+            ok,
+            outcome: words,
+        };
+        if let Err(error) = server.audit(&entry).await {
+            let message =
+                format!("{}; but it could not be written to the audit: {error}", entry.outcome);
+            return Err(CommandError::failed(message));
+        }
+    }
+    outcome
+}
+
+impl Command {
+    /// The argument of this name.
+    #[must_use]
+    pub fn arg(&self, name: &str) -> Option<&Arg> {
+        self.args.iter().find(|arg| arg.name == name)
+    }
+
+    /// Unknown, missing and misshapen arguments are the caller's fault, whichever face it came by.
+    fn check(&self, args: &Map<String, Value>) -> Result<(), CommandError> {
+        for (name, value) in args {
+            let arg = self.arg(name).ok_or_else(|| {
+                CommandError::usage(format!("`{}` takes no argument `{name}`", self.name))
+            })?;
+            arg.check(value)?;
+        }
+        for arg in self.args {
+            if arg.form == Form::Required && !args.contains_key(arg.name) {
+                return Err(CommandError::usage(format!("`{}` needs `{}`", self.name, arg.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn without_secrets(&self, args: &Map<String, Value>) -> Map<String, Value> {
+        let shown = |(name, value): (&String, &Value)| {
+            let kind = self.arg(name).map(|arg| arg.kind);
+            let value = match (kind, value) {
+                (Some(ValueKind::Secret), _) => "(secret)".into(),
+                (Some(ValueKind::CsvFile), Value::Array(rows)) => {
+                    format!("({} rows)", rows.len()).into()
+                }
+                (_, other) => other.clone(),
+            };
+            (name.clone(), value)
+        };
+        args.iter().map(shown).collect()
+    }
+}
+
+impl Arg {
+    fn check(&self, value: &Value) -> Result<(), CommandError> {
+        let wrong =
+            |want: &str| Err(CommandError::usage(format!("`{}` has to be {want}", self.name)));
+        match self.form {
+            Form::Flag if !value.is_boolean() => wrong("true or false"),
+            Form::Flag => Ok(()),
+            Form::Many => match value {
+                Value::Array(values) => values.iter().try_for_each(|value| self.check_one(value)),
+                _ => wrong("a list"),
+            },
+            Form::Option | Form::Optional | Form::Required => self.check_one(value),
+        }
+    }
+
+    fn check_one(&self, value: &Value) -> Result<(), CommandError> {
+        let bad = |want: String| Err(CommandError::usage(format!("`{}`: {want}", self.name)));
+        if self.kind == ValueKind::CsvFile {
+            return if value.is_array() { Ok(()) } else { bad("not a list of rows".into()) };
+        }
+        let Some(text) = value.as_str() else { return bad("not a text".into()) };
+        let checked = match self.kind {
+            ValueKind::Address => network(text).map(|_| ()),
+            ValueKind::Choice(words) if !words.contains(&text) => {
+                Err(format!("`{text}` is none of {}", words.join(", ")))
+            }
+            ValueKind::Jid => {
+                Jid::parse(text).map(|_| ()).map_err(|why| format!("`{text}` is not a JID: {why}"))
+            }
+            ValueKind::Number => {
+                text.parse::<u64>().map(|_| ()).map_err(|_| format!("`{text}` is not a number"))
+            }
+            ValueKind::Session => {
+                text.parse::<SessionId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
+            }
+            ValueKind::Span => text.parse::<Span>().map(|_| ()).map_err(|why| why.to_string()),
+            ValueKind::Token => text.parse::<TokenId>().map(|_| ()).map_err(|_| {
+                format!("`{text}` is not a token id, as `usher token list` shows them")
+            }),
+            ValueKind::Choice(_)
+            | ValueKind::CsvFile
+            | ValueKind::JidPattern
+            | ValueKind::Secret
+            | ValueKind::Text => Ok(()),
+        };
+        checked.map_err(|why| CommandError::usage(format!("`{}`: {why}", self.name)))
+    }
+}
+
+/// An IP address, or a network in CIDR notation.
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    one.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+        format!("`{text}` is neither an IP address nor a network such as `203.0.113.0/24`")
+    })
+}
+
+impl Call {
+    /// The text of an argument, if it was given.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.args.get(name)?.as_str()
+    }
+
+    /// The value of an argument, parsed; checked before the command ran, so that a value that does
+    /// not parse counts as not given.
+    #[must_use]
+    pub fn value<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// Whether a flag was given.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        self.args.get(name).is_some_and(|value| value == &Value::Bool(true))
+    }
+
+    /// The values of an argument that may be given several times.
+    pub fn many(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.args
+            .get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+    }
+
+    /// A network from an argument.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<IpNet> {
+        network(self.text(name)?).ok()
+    }
+
+    /// The JID in an argument.
+    ///
+    /// # Errors
+    /// When it was not given.
+    pub fn jid(&self, name: &str) -> Result<Jid, CommandError> {
+        let missing = || CommandError::usage(format!("`{name}` is missing"));
+        Jid::parse(self.text(name).ok_or_else(missing)?)
+            .map_err(|why| CommandError::usage(format!("`{name}`: {why}")))
+    }
+
+    /// Sends a row to the caller.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub async fn row(&self, row: Map<String, Value>) -> Result<(), CommandError> {
+        self.send(Reply::Row(row)).await
+    }
+
+    /// Tells the caller how far a long command is.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub async fn progress(&self, done: u64, total: u64) -> Result<(), CommandError> {
+        self.send(Reply::Progress { done, total }).await
+    }
+
+    async fn send(&self, reply: Reply) -> Result<(), CommandError> {
+        self.rows.send(reply).await.map_err(|_| CommandError::failed("the caller has gone"))
+    }
+
+    /// The caller as the author of an end.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor::Admin(self.caller.clone())
+    }
+}
+
+/// Builds a row from names and values; absent values are left as null, so that each row of a list
+/// has the same fields.
+macro_rules! row {
+    ($($name:literal: $value:expr),* $(,)?) => {{
+        let mut row = serde_json::Map::new();
+        $(row.insert($name.into(), serde_json::json!($value));)*
+        row
+    }};
+}
+pub(crate) use row;

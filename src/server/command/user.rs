@@ -1,0 +1,312 @@
+//! `usher user …`: accounts.
+
+use serde_json::Value;
+use wire::{Jid, Secret};
+
+use super::{Arg, Call, Command, CommandError, Done, Form, Reply, Running, Shape, ValueKind, row};
+use crate::account::{Account, AccountError, Role, Standing};
+
+const JID: Arg = Arg {
+    name: "jid",
+    about: "The account's address, as in `alice@example.org`",
+    form: Form::Required,
+    kind: ValueKind::Jid,
+};
+const PASSWORD: Arg = Arg {
+    name: "password",
+    about: "The password, asked for at a prompt unless it comes by standard input",
+    form: Form::Option,
+    kind: ValueKind::Secret,
+};
+const COLUMNS: &[&str] = &["jid", "role", "enabled", "sessions", "created"];
+
+/// The commands.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "user add",
+        about: "Add an account",
+        details: "",
+        args: &[
+            JID,
+            PASSWORD,
+            Arg {
+                name: "role",
+                about: "What it may do; `user` if not said",
+                form: Form::Option,
+                kind: ValueKind::Choice(Role::NAMES),
+            },
+        ],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(add(call)),
+    },
+    Command {
+        name: "user password",
+        about: "Set another password; ends the account's sessions and voids its tokens",
+        details: "",
+        args: &[JID, PASSWORD],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(password(call)),
+    },
+    Command {
+        name: "user role",
+        about: "Change what an account may do; ends its sessions",
+        details: "",
+        args: &[
+            JID,
+            Arg {
+                name: "role",
+                about: "`user`, `operator` or `admin`",
+                form: Form::Required,
+                kind: ValueKind::Choice(Role::NAMES),
+            },
+        ],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| {
+            let role = call.text("role").and_then(Role::parse).unwrap_or(Role::User);
+            stand(call, Standing::Role(role))
+        },
+    },
+    Command {
+        name: "user import",
+        about: "Add accounts in bulk from a CSV file with `jid,password[,role]` in each row",
+        details: "Rows that cannot be imported are named and skipped; the rest is added. A first row \
+                  of `jid,password` or `jid,password,role` is taken for a heading.",
+        args: &[Arg {
+            name: "file",
+            about: "The CSV file, or `-` for standard input",
+            form: Form::Required,
+            kind: ValueKind::CsvFile,
+        }],
+        mutates: true,
+        shape: Shape::Outcome(&["row", "jid", "problem"]),
+        run: |call| Box::pin(import(call)),
+    },
+    Command {
+        name: "user list",
+        about: "List accounts",
+        details: "",
+        args: &[Arg {
+            name: "pattern",
+            about: "Only those whose address matches; `*` stands for anything",
+            form: Form::Optional,
+            kind: ValueKind::JidPattern,
+        }],
+        mutates: false,
+        shape: Shape::List(COLUMNS),
+        run: |call| Box::pin(list(call)),
+    },
+    Command {
+        name: "user show",
+        about: "Show an account",
+        details: "",
+        args: &[JID],
+        mutates: false,
+        shape: Shape::Record,
+        run: |call| Box::pin(show(call)),
+    },
+    Command {
+        name: "user disable",
+        about: "Keep an account from logging in; ends its sessions",
+        details: "",
+        args: &[JID],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| stand(call, Standing::Disabled),
+    },
+    Command {
+        name: "user enable",
+        about: "Let a disabled account log in again",
+        details: "",
+        args: &[JID],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| stand(call, Standing::Enabled),
+    },
+    Command {
+        name: "user delete",
+        about: "Delete an account with all that it has; ends its sessions",
+        details: "A later account of the same name inherits nothing.",
+        args: &[JID],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(delete(call)),
+    },
+];
+
+impl From<AccountError> for CommandError {
+    fn from(error: AccountError) -> Self {
+        let hint = match &error {
+            AccountError::Exists(_) => "`usher user password` sets another password",
+            AccountError::Unknown(_) => "`usher user list` shows all accounts",
+            AccountError::Unsuitable(..) => "domains are set under `[[host]]` in the configuration",
+            AccountError::Store(_) => "see the server's log",
+            AccountError::Password(_) => "choose another one",
+        };
+        Self::failed(error.to_string()).hint(hint)
+    }
+}
+
+fn secret(call: &Call) -> Result<Secret, CommandError> {
+    let missing = || CommandError::usage("a password is needed");
+    let text = call.text("password").ok_or_else(missing)?;
+    Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
+async fn add(call: Call) -> Result<Done, CommandError> {
+    let jid = call.jid("jid")?;
+    call.server.account_address(&jid)?;
+    if call.server.account(jid.as_str()).await?.is_some() {
+        return Err(AccountError::Exists(jid.as_str().into()).into());
+    }
+    let role = call.text("role").and_then(Role::parse).unwrap_or(Role::User);
+    let keys = call.server.keys_of(secret(&call)?).await?;
+    call.server.add_account(&jid, keys, role).await?;
+    Ok(Done::said(format!("added `{jid}` as {}", role.as_str())).with("jid", jid.as_str()))
+}
+
+async fn password(call: Call) -> Result<Done, CommandError> {
+    let jid = call.jid("jid")?;
+    let keys = call.server.keys_of(secret(&call)?).await?;
+    let ended = call.server.set_password(&jid, keys, call.actor()).await?;
+    let message = format!("set the password of `{jid}`, {}", sessions_ended(ended));
+    Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
+}
+
+fn stand(call: Call, standing: Standing) -> Running {
+    Box::pin(async move {
+        let jid = call.jid("jid")?;
+        let ended = call.server.set_standing(&jid, standing, call.actor()).await?;
+        let what = match standing {
+            Standing::Disabled => "disabled".into(),
+            Standing::Enabled => "enabled".into(),
+            Standing::Role(role) => format!("gave the role {} to", role.as_str()),
+        };
+        let message = format!("{what} `{jid}`, {}", sessions_ended(ended));
+        Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
+    })
+}
+
+async fn delete(call: Call) -> Result<Done, CommandError> {
+    let jid = call.jid("jid")?;
+    let ended = call.server.delete_account(&jid, call.actor()).await?;
+    let message = format!("deleted `{jid}`, {}", sessions_ended(ended));
+    Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
+}
+
+fn sessions_ended(ended: usize) -> String {
+    match ended {
+        0 => "no session to end".into(),
+        1 => "1 session ended".into(),
+        many => format!("{many} sessions ended"),
+    }
+}
+
+/// Rows are imported side by side as far as the hash allows, and named by their place in the call.
+async fn import(call: Call) -> Result<Done, CommandError> {
+    let rows = call.args.get("file").and_then(Value::as_array).cloned().unwrap_or_default();
+    let total = rows.len() as u64;
+    let mut running = tokio::task::JoinSet::new();
+    let mut rows = rows.into_iter().enumerate();
+    let (mut added, mut skipped, mut finished) = (0u64, 0u64, 0u64);
+    loop {
+        while running.len() < 64
+            && let Some((index, row)) = rows.next()
+        {
+            if index == 0 && is_heading(&row) {
+                finished += 1;
+                continue;
+            }
+            let server = call.server.clone();
+            running.spawn(async move { (index, import_row(&server, row).await) });
+        }
+        let Some(joined) = running.join_next().await else { break };
+        finished += 1;
+        match joined {
+            Ok((_, Ok(()))) => added += 1,
+            Ok((index, Err((jid, problem)))) => {
+                skipped += 1;
+                let _ = call.row(row! { "row": index + 1, "jid": jid, "problem": problem }).await;
+            }
+            Err(panic) => return Err(CommandError::failed(format!("a row failed: {panic}"))),
+        }
+        if finished.is_multiple_of(64) {
+            let _ = call.progress(finished, total).await;
+        }
+    }
+    let message = match skipped {
+        0 => format!("added {added} accounts"),
+        some => format!("added {added} accounts, skipped {some} bad rows"),
+    };
+    let done = if added + skipped == 0 { Done::nothing("no rows") } else { Done::said(message) };
+    Ok(done.with("added", added).with("skipped", skipped))
+}
+
+fn is_heading(row: &Value) -> bool {
+    let field = |index: usize| row.get(index).and_then(Value::as_str).map(str::trim);
+    field(0) == Some("jid") && field(1) == Some("password")
+}
+
+async fn import_row(server: &crate::Server, row: Value) -> Result<(), (Option<String>, String)> {
+    let field = |index: usize| row.get(index).and_then(Value::as_str);
+    let name = field(0).unwrap_or_default().trim();
+    let bad = |why: String| (Some(name.to_owned()), why);
+    let jid = Jid::parse(name).map_err(|why| bad(why.to_string()))?;
+    let password = field(1).ok_or_else(|| bad("the password is missing".into()))?;
+    let role = match field(2).map(str::trim) {
+        None | Some("") => Role::User,
+        Some(role) => Role::parse(role)
+            .ok_or_else(|| bad(format!("`{role}` is none of {}", Role::NAMES.join(", "))))?,
+    };
+    if row.as_array().is_some_and(|fields| fields.len() > 3) {
+        return Err(bad("there are more than three fields".into()));
+    }
+    let said = |error: AccountError| bad(error.to_string());
+    server.account_address(&jid).map_err(said)?;
+    let secret = Secret::new(password.as_bytes().to_vec());
+    let keys = server.keys_of(secret).await.map_err(said)?;
+    server.add_account(&jid, keys, role).await.map_err(said)?;
+    Ok(())
+}
+
+fn account_row(call: &Call, account: &Account) -> serde_json::Map<String, Value> {
+    row! {
+        "jid": account.jid,
+        "role": account.role,
+        "enabled": !account.disabled,
+        "sessions": call.server.registry.of(&account.jid).len(),
+        "created": account.created.to_string(),
+    }
+}
+
+async fn list(call: Call) -> Result<Done, CommandError> {
+    let pattern = call.text("pattern").map(super::session::Pattern::new);
+    let mut after: Option<String> = None;
+    let mut shown = 0u64;
+    loop {
+        let page = call.server.accounts(after.as_deref(), 500).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.jid.clone());
+        for account in &page {
+            if pattern.as_ref().is_none_or(|pattern| pattern.matches(&account.jid)) {
+                shown += 1;
+                call.send(Reply::Row(account_row(&call, account))).await?;
+            }
+        }
+    }
+    Ok(if shown == 0 { Done::nothing("no account matches") } else { Done::said("") })
+}
+
+async fn show(call: Call) -> Result<Done, CommandError> {
+    let jid = call.jid("jid")?;
+    let Some(account) = call.server.account(jid.bare_str()).await? else {
+        return Ok(Done::nothing(format!("there is no account `{jid}`")));
+    };
+    let mut row = account_row(&call, &account);
+    row.insert("id".into(), account.id.0.to_string().into());
+    row.insert("tokens".into(), call.server.tokens_of(&account).await?.len().into());
+    call.row(row).await?;
+    Ok(Done::said(""))
+}

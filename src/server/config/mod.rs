@@ -1,0 +1,329 @@
+//! What an operator can set. One struct per section; the doc comment of a key is its documentation:
+//! the example file and the reference are generated from it ([`example`]), and an unknown key is an
+//! error that names the nearest known one ([`load`]).
+
+mod example;
+mod load;
+mod schema;
+mod span;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use example::{example, reference};
+pub use load::{ConfigError, load, parse};
+pub use span::Span;
+
+/// Usher's configuration. Every key has a default; an empty file is a working server.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where everything durable lives: database, server key, generated certificate, admin socket.
+    /// Created with mode 0700 if it is not there. A relative path counts from the working directory.
+    pub data_dir: PathBuf,
+    /// The storage engine: `sqlite` (durable) or `memory` (gone when the server stops; for tests).
+    pub storage: Storage,
+    /// The domains served. The first is the default for clients that name none.
+    pub host: Vec<Host>,
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Certificates and what is demanded of clients.
+    pub tls: Tls,
+    /// How accounts prove who they are.
+    pub auth: Auth,
+    /// What a peer may do before it is cut off, per phase of its session, and caps.
+    pub limits: Limits,
+    /// How long sessions last and what happens when two want the same name.
+    pub sessions: Sessions,
+    /// Bounds for `secret-token:` credentials.
+    pub tokens: Tokens,
+    /// Roster and offline storage.
+    pub storage_limits: StorageLimits,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("usher-data"),
+            storage: Storage::Sqlite,
+            host: vec![Host::default()],
+            listen: Listen::default(),
+            tls: Tls::default(),
+            auth: Auth::default(),
+            limits: Limits::default(),
+            sessions: Sessions::default(),
+            tokens: Tokens::default(),
+            storage_limits: StorageLimits::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// Storage engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// Everything is lost when the server stops.
+    Memory,
+    /// One file, `usher.db`, in the data directory.
+    Sqlite,
+}
+
+/// One domain that the server serves.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    /// The domain, as in the part of a JID behind the `@`.
+    pub name: String,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { name: "localhost".into() }
+    }
+}
+
+/// Addresses to listen on. An empty list turns a door off.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Clients that start in the clear and upgrade with STARTTLS.
+    pub c2s: Vec<String>,
+    /// Clients that start with TLS at once (XEP-0368).
+    pub c2s_tls: Vec<String>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { c2s: vec!["[::]:5222".into()], c2s_tls: vec!["[::]:5223".into()] }
+    }
+}
+
+/// Certificates and what is demanded of clients.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate and its chain. Without it, a self-signed certificate is made in
+    /// the data directory. Read again on SIGHUP.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the certificate's private key.
+    pub key: Option<PathBuf>,
+    /// Whether clients must encrypt before they log in. `false` allows passwords in the clear: for
+    /// tests and closed networks only.
+    pub required: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificate: None, key: None, required: true }
+    }
+}
+
+/// How accounts prove who they are.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// Iterations for newly set passwords (RFC 5802). More makes a stolen database harder to guess
+    /// from, and PLAIN logins, imports and the client's side of SCRAM slower. 4096 to 1000000.
+    #[schemars(range(min = 4096, max = 1_000_000))]
+    pub scram_iterations: u32,
+    /// Failed attempts on one connection before it is closed.
+    #[schemars(range(min = 2, max = 100))]
+    pub attempts: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { scram_iterations: 10_000, attempts: 4 }
+    }
+}
+
+/// What a peer may do before it is cut off. One record per phase, swapped whole when the phase
+/// changes, so that no limit of an earlier phase is ever lost or kept by accident.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Before login.
+    pub unauthed: Phase,
+    /// After login, before a resource is bound.
+    pub unbound: Phase,
+    /// After that.
+    pub bound: Phase,
+    /// Connections that one IP address may have at once, logged in or not. 0: no cap.
+    pub per_address: u32,
+    /// Sessions that one account may have at once, logged in or bound. 0: no cap.
+    pub per_account: u32,
+    /// Bytes of stanzas that may wait for a client that does not read. When more is to be sent, the
+    /// session ends and what waited is delivered like any message to an absent client.
+    #[schemars(range(min = 65_536))]
+    pub mailbox_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unauthed: Phase {
+                stanza_bytes: 10_000,
+                elements: 100,
+                depth: 10,
+                attributes: 20,
+                bytes_per_second: 16_384,
+                time: Span::seconds(60),
+            },
+            unbound: Phase {
+                stanza_bytes: 10_000,
+                elements: 100,
+                depth: 10,
+                attributes: 20,
+                bytes_per_second: 16_384,
+                time: Span::seconds(60),
+            },
+            bound: Phase {
+                stanza_bytes: 262_144,
+                elements: 10_000,
+                depth: 100,
+                attributes: 100,
+                bytes_per_second: 131_072,
+                time: Span::OFF,
+            },
+            per_address: 200,
+            per_account: 30,
+            mailbox_bytes: 4 << 20,
+        }
+    }
+}
+
+/// The limits of one phase.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Largest stanza in bytes. RFC 6120 demands at least 10000.
+    #[schemars(range(min = 10_000))]
+    pub stanza_bytes: usize,
+    /// Elements in one stanza.
+    #[schemars(range(min = 1))]
+    pub elements: u32,
+    /// Nesting of elements in one stanza.
+    #[schemars(range(min = 1))]
+    pub depth: u16,
+    /// Attributes of one element, namespace declarations included.
+    #[schemars(range(min = 1))]
+    pub attributes: u16,
+    /// Bytes that are read per second, averaged over ten seconds. A faster peer is not cut off but
+    /// read from more slowly. 0: no limit.
+    pub bytes_per_second: u32,
+    /// How long the phase may last. `off`: for ever.
+    pub time: Span,
+}
+
+/// How long sessions last and what happens when two want the same name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// When a client asks for a resource that another session of its account has: `replace` ends the
+    /// older one, `refuse` denies the newer one, `rename` gives the newer one a name of its own.
+    pub conflict: Conflict,
+    /// A session that has sent no stanza for this long is ended. `off`: never.
+    pub inactivity: Span,
+    /// A session this old is ended, however active. `off`: never.
+    pub lifetime: Span,
+    /// How long a client may take to close its side once it has been told that its session is over,
+    /// before the connection is cut.
+    pub close_wait: Span,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            conflict: Conflict::Replace,
+            inactivity: Span::OFF,
+            lifetime: Span::OFF,
+            close_wait: Span::seconds(5),
+        }
+    }
+}
+
+/// What happens when two sessions want the same resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Conflict {
+    /// The newer one is denied.
+    Refuse,
+    /// The newer one gets a generated resource.
+    Rename,
+    /// The older one ends with `conflict`.
+    Replace,
+}
+
+/// Bounds for `secret-token:` credentials.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tokens {
+    /// How long a token is valid if nothing is said when it is minted.
+    pub ttl: Span,
+    /// The longest that may be asked for. `off`: no bound.
+    pub max_ttl: Span,
+    /// A token that has not been used for this long is dead, if nothing is said when it is minted.
+    pub inactive: Span,
+    /// How exactly the last use is recorded: at most one write per token in this time.
+    pub last_use: Span,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            ttl: Span::days(90),
+            max_ttl: Span::days(366),
+            inactive: Span::OFF,
+            last_use: Span::seconds(60),
+        }
+    }
+}
+
+/// Bounds on what one account may store.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageLimits {
+    /// Contacts in a roster.
+    #[schemars(range(min = 1))]
+    pub roster_items: usize,
+    /// Messages kept for an account that is not there. Beyond it the sender gets an error.
+    pub offline_messages: u64,
+}
+
+impl Default for StorageLimits {
+    fn default() -> Self {
+        Self { roster_items: 2_000, offline_messages: 1_000 }
+    }
+}
+
+/// What is logged, and how. Logs go to standard error.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`; parts of the server can be set apart, as in
+    /// `info,net=debug`.
+    pub level: String,
+    /// `text` for people, `json` for machines.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// Shapes of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// One readable line per event.
+    Text,
+}

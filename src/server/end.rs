@@ -1,0 +1,373 @@
+//! The one way a session ends, whatever the cause: owner, admin, deadline, limit, policy, shutdown,
+//! replacement, fault, or the peer going away.
+//!
+//! ```text
+//! authorise ─► durable ─► mark dead in the registry ─► hooks: unavailable presence …
+//!   (callers: command, vault, sweeper, connection)       │
+//!                                                        ▼
+//!        outcome ◄─ settled ◄─ re-route what waited ◄─ stream error, bounded wait, close
+//! ```
+//!
+//! Credentials go first and the connection last. Marking is atomic, so that of all causes that meet
+//! exactly one wins, and there is exactly one record and one event per session.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::Serialize;
+use wire::{Kind, StreamCondition, StreamError, Xml};
+
+use crate::{
+    Server, Session,
+    clock::Millis,
+    events::Change,
+    hooks::{Ended, Flow},
+};
+
+/// Namespace of the application-specific element in stream errors and SASL failures that tells a
+/// client why its session or credential is over: `<ended xmlns='urn:usher:session:0' reason='…'/>`.
+pub const NAMESPACE: &str = "urn:usher:session:0";
+
+/// How much of a session's standing goes with it. Each level includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The stream only.
+    Kick,
+    /// And whatever could resume it.
+    End,
+    /// And the credential that it used: its token.
+    Revoke,
+}
+
+impl Level {
+    /// All levels, mildest first.
+    pub const ALL: [Self; 3] = [Self::Kick, Self::End, Self::Revoke];
+
+    /// The name used on every face.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kick => "kick",
+            Self::End => "end",
+            Self::Revoke => "revoke",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $condition:ident $text:literal;)*) => {
+        /// Why a session ended. One table: the name on every face and in metrics, the stream error
+        /// the peer sees, and what it is told when the cause brings no words of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name on every face.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The stream error that the peer sees.
+            #[must_use]
+            pub fn condition(self) -> StreamCondition {
+                match self { $(Self::$variant => StreamCondition::$condition,)* }
+            }
+
+            /// What the peer is told.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The account was deleted.
+    AccountDeleted "account-deleted" NotAuthorized "This account has been deleted";
+    /// The account was disabled.
+    AccountDisabled "account-disabled" NotAuthorized "This account has been disabled";
+    /// Not logged in in time.
+    AuthTimeout "auth-timeout" ConnectionTimeout "Login took too long";
+    /// Not bound in time.
+    BindTimeout "bind-timeout" ConnectionTimeout "No resource was bound in time";
+    /// The client closed its stream.
+    Closed "closed" UndefinedCondition "The stream was closed";
+    /// An admin or the owner ended it; the same credential may come back.
+    Ended "ended" PolicyViolation "This session was ended by an administrator";
+    /// It sent no stanza for too long.
+    Idle "idle" Reset "This session was inactive for too long; log in again";
+    /// An admin closed the stream; the client may come back at once.
+    Kicked "kicked" PolicyViolation "This connection was closed by an administrator";
+    /// It reached its greatest age.
+    Lifetime "lifetime" Reset "This session has reached its greatest age; log in again";
+    /// The connection broke.
+    Lost "lost" ConnectionTimeout "The connection was lost";
+    /// The password was changed.
+    PasswordChanged "password-changed" Reset "The password was changed; log in again";
+    /// The peer broke the rules of the stream; the condition is its own.
+    Protocol "protocol" UndefinedCondition "The stream broke a rule of the protocol";
+    /// Another session took its resource.
+    Replaced "replaced" Conflict "Another session has taken this resource";
+    /// Its credential was revoked.
+    Revoked "revoked" NotAuthorized "The credential of this session was revoked";
+    /// The account's role changed.
+    RoleChanged "role-changed" Reset "The role of this account changed; log in again";
+    /// The server is stopping.
+    Shutdown "shutdown" SystemShutdown "The server is shutting down";
+    /// It did not read what was sent to it.
+    SlowReader "slow-reader" ResourceConstraint "Too much data waits to be read by this client";
+    /// Something in the server failed.
+    Internal "internal" InternalServerError "The server failed to handle this session";
+    /// Its token expired.
+    TokenExpired "token-expired" NotAuthorized "The token of this session has expired";
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Who ended it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// An administrator, by the name that the audit knows.
+    Admin(Arc<str>),
+    /// The peer itself, or its network.
+    Peer,
+    /// The server, by its rules.
+    Server,
+}
+
+impl Actor {
+    /// The kind alone, for those who may not know the name.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Admin(_) => "admin",
+            Self::Peer => "peer",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl Serialize for Actor {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Admin(name) => serializer.collect_str(&format_args!("admin:{name}")),
+            other => serializer.serialize_str(other.kind()),
+        }
+    }
+}
+
+/// A request to end a session.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Why.
+    pub reason: Reason,
+    /// How far it goes.
+    pub level: Level,
+    /// Who asks.
+    pub actor: Actor,
+    /// Words for the peer instead of the reason's own.
+    pub text: Option<String>,
+    /// The stream error instead of the reason's own.
+    pub error: Option<StreamError>,
+}
+
+impl End {
+    /// An end by the server's own rules.
+    #[must_use]
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, level: Level::End, actor: Actor::Server, text: None, error: None }
+    }
+
+    /// The peer broke a rule of the stream.
+    #[must_use]
+    pub fn protocol(error: StreamError) -> Self {
+        Self { error: Some(error), ..Self::new(Reason::Protocol) }
+    }
+
+    /// The peer closed its stream, or its connection broke.
+    #[must_use]
+    pub fn peer(reason: Reason) -> Self {
+        Self { actor: Actor::Peer, level: Level::Kick, ..Self::new(reason) }
+    }
+
+    /// What the peer is told; nothing if it is the one who went.
+    fn farewell(&self) -> Option<StreamError> {
+        if matches!(self.reason, Reason::Closed | Reason::Lost) {
+            return None;
+        }
+        if let Some(error) = &self.error {
+            return Some(error.clone());
+        }
+        let text = self.text.clone().map_or(Cow::Borrowed(self.reason.text()), Cow::Owned);
+        Some(StreamError {
+            condition: self.reason.condition(),
+            text: Some(text),
+            app: Some(element(self.reason.as_str(), self.actor.kind())),
+        })
+    }
+}
+
+/// The application-specific element; see [`NAMESPACE`].
+#[must_use]
+pub fn element(reason: &str, by: &str) -> Bytes {
+    let mut xml = Xml::new();
+    xml.open("ended").ns(NAMESPACE).attr("reason", reason).attr("by", by);
+    xml.finish()
+}
+
+/// What remains of an ended session: when, by whom, why.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndRecord {
+    /// When it was marked as ending.
+    pub at: Millis,
+    /// Why.
+    pub reason: Reason,
+    /// How far it went.
+    pub level: Level,
+    /// By whom.
+    pub by: Actor,
+    /// In whose words, if in any.
+    pub text: Option<String>,
+}
+
+/// What became of a session that was to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Gone, by this request.
+    Ended,
+    /// Something else had ended it before; it is gone as well.
+    AlreadyEnded,
+    /// Marked dead and routed to no more, but its connection had not closed within the bound.
+    Lingering,
+}
+
+impl Server {
+    /// Ends a session. Nothing is routed to or from it once this returns; its connection closes
+    /// after that. True: by this call; false: it was ending already.
+    pub fn end(self: &Arc<Self>, session: &Arc<Session>, end: End) -> bool {
+        if !self.registry.mark_ending(session) {
+            return false;
+        }
+        let record = Arc::new(EndRecord {
+            at: self.clock.now(),
+            reason: end.reason,
+            level: end.level,
+            by: end.actor.clone(),
+            text: end.text.clone(),
+        });
+        {
+            let mut cold = session.cold.lock();
+            cold.end = Some(record.clone());
+            cold.farewell = end.farewell();
+        }
+        let ended = Ended { server: self.clone(), session: session.clone(), record };
+        match self.hooks.ended.run(&ended) {
+            Flow::Later(future) => {
+                self.spawn(async move {
+                    future.await;
+                });
+            }
+            Flow::Done | Flow::Next | Flow::Reject(_) => {}
+        }
+        session.mailbox.close();
+        true
+    }
+
+    /// Waits until an ending session is settled, at most its `close_wait` and a little more.
+    pub async fn settled(&self, session: &Session) -> bool {
+        let receiver = {
+            let mut cold = session.cold.lock();
+            if cold.settled {
+                return true;
+            }
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            cold.waiters.push(sender);
+            receiver
+        };
+        let bound = self.config.sessions.close_wait.get().unwrap_or(0) + 2;
+        tokio::time::timeout(Duration::from_secs(bound), receiver).await.is_ok()
+    }
+
+    /// Ends a session and waits for it to be gone.
+    pub async fn end_and_wait(self: &Arc<Self>, session: &Arc<Session>, end: End) -> Outcome {
+        let won = self.end(session, end);
+        match (self.settled(session).await, won) {
+            (true, true) => Outcome::Ended,
+            (true, false) => Outcome::AlreadyEnded,
+            (false, _) => Outcome::Lingering,
+        }
+    }
+
+    /// The connection's last call: it is closed. Re-routes the messages that were never handed to
+    /// it, forgets the session, tells whoever waits. Idempotent.
+    pub async fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+        self.end(session, End::peer(Reason::Lost));
+        for parcel in session.mailbox.leftover() {
+            if parcel.kind() == Kind::Message
+                && let Some(frame) = parcel.into_frame()
+            {
+                self.reroute(session, frame).await;
+            }
+        }
+        let (waiters, record) = {
+            let mut cold = session.cold.lock();
+            if std::mem::replace(&mut cold.settled, true) {
+                return;
+            }
+            (std::mem::take(&mut cold.waiters), cold.end.clone())
+        };
+        self.registry.forget(session);
+        self.events.publish(session, Change::Ended(record.clone()));
+        if let Some(record) = record {
+            tracing::info!(
+                event = "session-ended",
+                session = %session.id,
+                jid = session.jid().map(wire::Jid::as_str),
+                reason = record.reason.as_str(),
+                by = record.by.kind(),
+            );
+            self.recent.push(session, record);
+        }
+        for waiter in waiters {
+            // The one who waited may have given up; nobody misses the news then.
+            let _ = waiter.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn the_peer_is_told_why_unless_it_went_itself() {
+        let kicked = End { text: Some("tea & cake".into()), ..End::new(Reason::Kicked) };
+        let xml = kicked.farewell().expect("is told").to_xml();
+        let xml = String::from_utf8_lossy(&xml);
+        assert!(xml.contains("<policy-violation"), "{xml}");
+        assert!(xml.contains("tea &amp; cake"), "{xml}");
+        assert!(xml.contains("reason='kicked'") || xml.contains("reason=\"kicked\""), "{xml}");
+        assert!(End::peer(Reason::Closed).farewell().is_none());
+    }
+}

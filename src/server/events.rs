@@ -1,0 +1,128 @@
+//! Changes of sessions as they happen, for whoever watches; and the sessions that ended last.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+use crate::{Session, clock::Millis, end::EndRecord, id::SessionId};
+
+/// What changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Sent undirected presence.
+    Available,
+    /// Bound a resource.
+    Bound,
+    /// Connected.
+    Connected,
+    /// Gone, and settled.
+    Ended(Option<Arc<EndRecord>>),
+    /// Fetched its roster.
+    Interested,
+    /// Logged in.
+    LoggedIn,
+    /// Withdrew its presence.
+    Unavailable,
+}
+
+impl Change {
+    /// The name on every face.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Bound => "bound",
+            Self::Connected => "connected",
+            Self::Ended(_) => "ended",
+            Self::Interested => "interested",
+            Self::LoggedIn => "logged-in",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// One change of one session.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Whose.
+    pub session: Arc<Session>,
+    /// What.
+    pub change: Change,
+}
+
+/// The feed. Publishing costs one atomic read while nobody watches.
+pub struct Events {
+    sender: broadcast::Sender<Event>,
+}
+
+/// A watcher this far behind misses changes and is told how many.
+const BACKLOG: usize = 1024;
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(BACKLOG) }
+    }
+}
+
+impl Events {
+    /// Tells everybody who watches.
+    pub fn publish(&self, session: &Arc<Session>, change: Change) {
+        if self.sender.receiver_count() > 0 {
+            // Fails only when the last watcher has just left.
+            let _ = self.sender.send(Event { session: session.clone(), change });
+        }
+    }
+
+    /// Watches from now on.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+}
+
+/// A session that has ended, as it is remembered.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its handle.
+    pub id: SessionId,
+    /// Its address, if it had one.
+    pub jid: Option<wire::Jid>,
+    /// When the connection was made.
+    pub created: Millis,
+    /// How it ended.
+    pub record: Arc<EndRecord>,
+}
+
+/// The sessions that ended last, newest first; bounded, and lost when the server stops.
+#[derive(Default)]
+pub struct Recent {
+    ring: Mutex<VecDeque<Past>>,
+}
+
+const REMEMBERED: usize = 1000;
+
+impl Recent {
+    pub(crate) fn push(&self, session: &Session, record: Arc<EndRecord>) {
+        // Whoever never logged in leaves nothing to ask about, and must not push others out.
+        if session.identity().is_none() {
+            return;
+        }
+        let mut ring = self.ring.lock();
+        ring.truncate(REMEMBERED - 1);
+        let jid = session.jid().cloned();
+        ring.push_front(Past { id: session.id, jid, created: session.created, record });
+    }
+
+    /// The tombstone of a session, if it is still remembered.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Past> {
+        self.ring.lock().iter().find(|past| past.id == id).cloned()
+    }
+
+    /// All that are remembered, newest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Past> {
+        self.ring.lock().iter().cloned().collect()
+    }
+}

@@ -1,0 +1,240 @@
+//! Where features attach to the server: typed chains of handlers, run in the plugins' order.
+//!
+//! Synchronous first: a handler that has its answer at hand returns it and no future is made. One
+//! that must wait returns [`Flow::Later`]; the session that caused it is not read from until then,
+//! which keeps order and gives back-pressure.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use wire::{Frame, Jid, StanzaError};
+
+use crate::{Server, Session, end::EndRecord, id::AccountId};
+
+/// A future that owns all it needs.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// What a handler decided.
+pub enum Flow {
+    /// Handled; nobody after this one sees it.
+    Done,
+    /// Not decided yet: wait for this.
+    Later(Later<Flow>),
+    /// Not mine, or looked at only: the next one in the chain.
+    Next,
+    /// Refused: the sender gets this error, and nobody after this one sees it.
+    Reject(StanzaError),
+}
+
+impl Flow {
+    /// A flow that is decided by a future.
+    pub fn later(future: impl Future<Output = Self> + Send + 'static) -> Self {
+        Self::Later(Box::pin(future))
+    }
+
+    /// Waits until it is decided; never `Later`.
+    pub async fn decided(mut self) -> Self {
+        while let Self::Later(future) = self {
+            self = future.await;
+        }
+        self
+    }
+}
+
+/// One handler of a chain, and the plugin it belongs to.
+struct Hook<T> {
+    plugin: &'static str,
+    call: Box<dyn Fn(&T) -> Flow + Send + Sync>,
+}
+
+/// Handlers for one kind of moment.
+pub struct Chain<T> {
+    hooks: Arc<Vec<Hook<T>>>,
+}
+
+impl<T> Default for Chain<T> {
+    fn default() -> Self {
+        Self { hooks: Arc::new(Vec::new()) }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Chain<T> {
+    pub(crate) fn add(
+        &mut self,
+        plugin: &'static str,
+        call: impl Fn(&T) -> Flow + Send + Sync + 'static,
+    ) {
+        // Only ever called while the server is put together, when nobody shares the list yet.
+        if let Some(hooks) = Arc::get_mut(&mut self.hooks) {
+            hooks.push(Hook { plugin, call: Box::new(call) });
+        }
+    }
+
+    /// Names of the plugins in the order they are asked.
+    pub fn plugins(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.hooks.iter().map(|hook| hook.plugin)
+    }
+
+    /// Asks one after the other until somebody decides. `Next` means that nobody did.
+    pub fn run(&self, cx: &T) -> Flow {
+        Self::run_from(&self.hooks, 0, cx)
+    }
+
+    fn run_from(hooks: &Arc<Vec<Hook<T>>>, start: usize, cx: &T) -> Flow {
+        for (index, hook) in hooks.iter().enumerate().skip(start) {
+            match (hook.call)(cx) {
+                Flow::Next => {}
+                Flow::Later(future) => {
+                    let (hooks, cx) = (Arc::clone(hooks), cx.clone());
+                    return Flow::later(async move {
+                        match Flow::Later(future).decided().await {
+                            Flow::Next => Self::run_from(&hooks, index + 1, &cx),
+                            decided => decided,
+                        }
+                    });
+                }
+                decided => return decided,
+            }
+        }
+        Flow::Next
+    }
+}
+
+/// A stanza that a bound session sent; `inbound` chain, before anything is done with it.
+#[derive(Clone)]
+pub struct Inbound {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Who sent it.
+    pub session: Arc<Session>,
+    /// Its full JID.
+    pub from: Jid,
+    /// Parsed `to`, if it has one.
+    pub to: Option<Jid>,
+    /// The stanza as sent, without elements that only a server may add.
+    pub frame: Frame,
+}
+
+/// A message on its way to sessions of a local account; `deliver` chain. `undelivered` chain: no
+/// session could take it.
+#[derive(Clone)]
+pub struct Delivery {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The true sender.
+    pub from: Jid,
+    /// The receiver as addressed, a local bare or full JID.
+    pub to: Jid,
+    /// The session it came from; none for one that the server re-routes or makes.
+    pub origin: Option<Arc<Session>>,
+    /// The message; its `from` is not stamped yet.
+    pub frame: Frame,
+    /// `xml:lang` of the sender's stream, for stanzas that carry none.
+    pub lang: Option<Arc<str>>,
+}
+
+/// A moment in the life of a session: `binding`, `available`, `unavailable` chains.
+#[derive(Clone)]
+pub struct Moment {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Whose.
+    pub session: Arc<Session>,
+}
+
+/// A session has just left the registry; `ended` chain. Whatever a handler returns, all are asked.
+#[derive(Clone)]
+pub struct Ended {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Which.
+    pub session: Arc<Session>,
+    /// Why.
+    pub record: Arc<EndRecord>,
+}
+
+/// An account is about to be deleted; `account_deleted` chain, before its rows go. Whatever a
+/// handler returns, all are asked.
+#[derive(Clone)]
+pub struct AccountDeleted {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Whose.
+    pub account: AccountId,
+    /// Its bare JID.
+    pub jid: Jid,
+}
+
+/// All chains of a server.
+#[derive(Default)]
+pub struct Hooks {
+    /// An account is about to be deleted.
+    pub account_deleted: Chain<AccountDeleted>,
+    /// A session has become available with a non-negative priority, having not been so before.
+    pub available: Chain<Moment>,
+    /// A session is about to be bound: load what it needs. `Reject` refuses the bind.
+    pub binding: Chain<Moment>,
+    /// A message is on its way to the sessions of a local account (archive, carbons, push).
+    pub deliver: Chain<Delivery>,
+    /// A session has ended.
+    pub ended: Chain<Ended>,
+    /// A bound session sent a stanza.
+    pub inbound: Chain<Inbound>,
+    /// A message found no session that may take it. `Done`: it is kept; else the sender is told.
+    pub undelivered: Chain<Delivery>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Cx(Arc<AtomicU32>);
+
+    fn chain(calls: Vec<fn(&Cx) -> Flow>) -> Chain<Cx> {
+        let mut chain = Chain::default();
+        for call in calls {
+            chain.add("test", call);
+        }
+        chain
+    }
+
+    fn note(cx: &Cx, digit: u32) {
+        let before = cx.0.load(Ordering::SeqCst);
+        cx.0.store(before * 10 + digit, Ordering::SeqCst);
+    }
+
+    #[tokio::test]
+    async fn goes_on_behind_a_handler_that_had_to_wait() {
+        let chain = chain(vec![
+            |cx| {
+                note(cx, 1);
+                Flow::Next
+            },
+            |cx| {
+                let cx = cx.clone();
+                Flow::later(async move {
+                    note(&cx, 2);
+                    Flow::later(async { Flow::Next })
+                })
+            },
+            |cx| {
+                note(cx, 3);
+                Flow::Done
+            },
+            |cx| {
+                note(cx, 4);
+                Flow::Done
+            },
+        ]);
+        let cx = Cx(Arc::default());
+        assert!(matches!(chain.run(&cx).decided().await, Flow::Done));
+        assert_eq!(cx.0.load(Ordering::SeqCst), 123, "each once, in order, none after Done");
+    }
+
+    #[test]
+    fn nobody_decides() {
+        assert!(matches!(chain(vec![|_| Flow::Next]).run(&Cx(Arc::default())), Flow::Next));
+    }
+}

@@ -1,0 +1,308 @@
+//! From a connection to a bound session: the questions that the stream's state machine asks on the
+//! way, and the one admission gate.
+//!
+//! A login reads the account, checks a proof, and enters the session in the registry; an account can
+//! change between the first and the last of these. So each change of an account or token is durable
+//! first, then bumps `accounts_epoch`, then ends the sessions that it finds; and a login notes the
+//! epoch before it reads and, once it is entered, looks again if the epoch has moved. Whichever
+//! comes first, nobody is left with a session that a change has outlawed.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use wire::{
+    Condition, Denied, Hash, Jid, Mechanism, SaslFailure, ScramKeys, Secret, StanzaError,
+    StreamCondition, StreamError, Token, TokenId,
+};
+
+use crate::{
+    Server, Session,
+    account::{Account, Role},
+    clock::Millis,
+    end::{self, End, Reason},
+    events::Change,
+    hooks::{Flow, Moment},
+    id::{AccountId, SessionId},
+    random,
+    registry::{Bind, Login},
+    session::Identity,
+    store::StoreError,
+    vault::TokenDenied,
+};
+
+/// What is known of an account when somebody begins to prove that it is theirs.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    epoch: u64,
+    jid: Jid,
+    /// None: there is no such account; nobody can prove the keys that were handed out for it.
+    standing: Option<Standing>,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    account: AccountId,
+    generation: u64,
+    role: Role,
+    disabled: bool,
+    token: Option<Pinned>,
+}
+
+/// What a token says about the session that it opens.
+#[derive(Clone, Debug)]
+struct Pinned {
+    id: TokenId,
+    resource: Option<String>,
+    expires: Option<Millis>,
+}
+
+fn said(failure: SaslFailure, text: &str) -> Denied {
+    Denied { failure, text: Some(text.into()), app: None }
+}
+
+fn disabled() -> Denied {
+    said(SaslFailure::AccountDisabled, "This account is disabled")
+}
+
+fn store_failed(error: &StoreError) -> Denied {
+    tracing::error!(event = "login-storage-failed", %error);
+    said(SaslFailure::TemporaryAuthFailure, "The server cannot check this now; try again")
+}
+
+/// Told only to those who have the right secret.
+fn over(why: &str, by: &str) -> Denied {
+    let text = match why {
+        "revoked" => "This token was revoked",
+        "expired" => "This token has expired",
+        "inactive" => "This token was not used for too long",
+        "password-changed" => "This token is void since the password was changed",
+        _ => "This token is no longer valid",
+    };
+    Denied { app: Some(end::element(why, by)), ..said(SaslFailure::CredentialsExpired, text) }
+}
+
+impl Server {
+    /// Takes in a new connection.
+    ///
+    /// # Errors
+    /// The stream error to turn it away with: the server is stopping, or its address has as many
+    /// connections as it may.
+    pub fn connect(self: &Arc<Self>, peer: SocketAddr) -> Result<Arc<Session>, StreamError> {
+        if self.stopping() {
+            return Err(StreamError::new(StreamCondition::SystemShutdown));
+        }
+        let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
+        let cap = usize::try_from(self.config.limits.per_address).unwrap_or(usize::MAX);
+        if !self.registry.add(session.clone(), cap) {
+            tracing::info!(event = "address-cap", address = %session.address());
+            let text = "Too many connections from your address";
+            return Err(StreamError::new(StreamCondition::PolicyViolation).with_text(text));
+        }
+        self.events.publish(&session, Change::Connected);
+        Ok(session)
+    }
+
+    /// The SCRAM keys of an account; made-up ones, always the same, if there is none, so that nobody
+    /// can tell.
+    ///
+    /// # Errors
+    /// [`Denied`] when storage fails.
+    pub async fn scram_keys(
+        &self,
+        user: &Jid,
+        hash: Hash,
+    ) -> Result<(ScramKeys, Candidate), Denied> {
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        let account = self.account(user.as_str()).await.map_err(|error| store_failed(&error))?;
+        // Made for everybody, so that it takes the same time for everybody.
+        let decoy = ScramKeys::decoy(
+            hash,
+            &self.keys.decoy_seed(),
+            user,
+            self.config.auth.scram_iterations,
+        );
+        let keys = account.as_ref().and_then(|account| account.keys(hash)).unwrap_or(decoy);
+        let standing = account.map(|account| Standing::of(&account));
+        Ok((keys, Candidate { epoch, jid: user.clone(), standing }))
+    }
+
+    /// Checks a password, or a token that a client without OAUTHBEARER sends in its place.
+    ///
+    /// # Errors
+    /// [`Denied`]; the same for a wrong password and an unknown account.
+    pub async fn check_password(&self, user: &Jid, password: Secret) -> Result<Candidate, Denied> {
+        if password.expose().starts_with(b"secret-token:") {
+            return self.check_token(Some(user), password).await;
+        }
+        let (keys, candidate) = self.scram_keys(user, Hash::Sha256).await?;
+        let right = self.hashing.run(move || {
+            let text = std::str::from_utf8(password.expose());
+            text.is_ok_and(|text| wire::verify_password(Hash::Sha256, &keys, text))
+        });
+        match right.await {
+            Some(true) if candidate.standing.is_some() => Ok(candidate),
+            Some(_) => Err(SaslFailure::NotAuthorized.into()),
+            None => Err(SaslFailure::TemporaryAuthFailure.into()),
+        }
+    }
+
+    /// Checks a token; `user`, if named, has to be its owner.
+    ///
+    /// # Errors
+    /// [`Denied`]; the reason only for those who have the right secret.
+    pub async fn check_token(
+        &self,
+        user: Option<&Jid>,
+        token: Secret,
+    ) -> Result<Candidate, Denied> {
+        let unknown = || Denied::from(SaslFailure::NotAuthorized);
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        let token =
+            std::str::from_utf8(token.expose()).ok().and_then(|text| Token::parse(text).ok());
+        let token = token.ok_or_else(unknown)?;
+        if user.is_some_and(|user| *user != token.owner) || !self.is_local(token.owner.domain()) {
+            return Err(unknown());
+        }
+        let (record, account) = self.verify_token(&token).await.map_err(|why| match why {
+            TokenDenied::Unknown => unknown(),
+            TokenDenied::Disabled => disabled(),
+            TokenDenied::Over(why, by) => over(why, by),
+            TokenDenied::Purpose => {
+                said(SaslFailure::NotAuthorized, "This token is not for logging in")
+            }
+            TokenDenied::Store(error) => store_failed(&error),
+        })?;
+        let mut standing = Standing::of(&account);
+        standing.role = standing.role.min(record.role);
+        standing.token =
+            Some(Pinned { id: record.id, resource: record.resource, expires: record.expires });
+        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing) })
+    }
+
+    /// The admission gate: enters a session whose peer has proved who it is.
+    ///
+    /// # Errors
+    /// [`Denied`]: the account is disabled, has as many sessions as it may, or has changed.
+    pub async fn enter(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        candidate: Candidate,
+        mechanism: Mechanism,
+        binding: Option<&'static str>,
+    ) -> Result<Jid, Denied> {
+        let Candidate { epoch, jid, standing } = candidate;
+        let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
+        if standing.disabled {
+            return Err(disabled());
+        }
+        if self.stopping() {
+            return Err(SaslFailure::TemporaryAuthFailure.into());
+        }
+        let pinned = standing.token.clone();
+        let identity = Identity {
+            account: standing.account,
+            jid: jid.clone(),
+            mechanism,
+            binding,
+            token: pinned.as_ref().map(|token| token.id),
+            expires: pinned.as_ref().and_then(|token| token.expires),
+            resource: pinned.and_then(|token| token.resource),
+            role: standing.role,
+            since: self.clock.now(),
+        };
+        let cap = usize::try_from(self.config.limits.per_account).unwrap_or(usize::MAX);
+        match self.registry.login(session, identity, cap) {
+            Login::Entered => {}
+            Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
+            Login::TooMany => {
+                let text = "This account has too many sessions already";
+                return Err(said(SaslFailure::TemporaryAuthFailure, text));
+            }
+        }
+        if self.accounts_epoch.load(Ordering::SeqCst) != epoch
+            && !self.still_stands(&jid, &standing).await
+        {
+            self.end(session, End::new(Reason::PasswordChanged));
+            return Err(SaslFailure::TemporaryAuthFailure.into());
+        }
+        session.touch(self.clock.now());
+        self.events.publish(session, Change::LoggedIn);
+        tracing::info!(
+            event = "logged-in",
+            session = %session.id,
+            jid = jid.as_str(),
+            mechanism = mechanism.as_str(),
+            address = %session.address(),
+        );
+        Ok(jid)
+    }
+
+    /// Whether an account, and the token in use, are still as they were when they were read. Fails
+    /// closed.
+    async fn still_stands(&self, jid: &Jid, standing: &Standing) -> bool {
+        let Ok(Some(account)) = self.account(jid.as_str()).await else { return false };
+        let same = account.id == standing.account
+            && account.generation == standing.generation
+            && !account.disabled
+            && account.role >= standing.role;
+        let Some(token) = standing.token.as_ref().filter(|_| same) else { return same };
+        let record = self.token(token.id).await;
+        record.is_ok_and(|record| {
+            record.is_some_and(|record| record.over(&account, self.clock.now()).is_none())
+        })
+    }
+
+    /// Gives a session its full JID.
+    ///
+    /// # Errors
+    /// The stanza error to answer the bind request with.
+    pub async fn bind(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        resource: Option<&str>,
+    ) -> Result<Jid, StanzaError> {
+        let not_allowed = || StanzaError::new(Condition::NotAllowed);
+        let identity = session.identity().ok_or_else(not_allowed)?;
+        if let Some(resource) = resource
+            && let Err(why) = identity.jid.with_resource(resource)
+        {
+            let text = format!("This resource cannot be used: {why}");
+            return Err(StanzaError::new(Condition::BadRequest).with_text(text));
+        }
+        let moment = Moment { server: self.clone(), session: session.clone() };
+        if let Flow::Reject(error) = self.hooks.binding.run(&moment).decided().await {
+            return Err(error);
+        }
+        let resource = identity.resource.as_deref().or(resource);
+        let conflict = self.config.sessions.conflict;
+        match self.registry.bind(session, resource, conflict, random::text) {
+            Bind::Bound { jid, evicted } => {
+                // The older one is seen off before the newer one hears that it is bound, so that
+                // contacts see it leave before they can see the newer one come.
+                if let Some(evicted) = evicted {
+                    self.end(&evicted, End::new(Reason::Replaced));
+                }
+                self.events.publish(session, Change::Bound);
+                tracing::info!(event = "bound", session = %session.id, jid = jid.as_str());
+                Ok(jid)
+            }
+            Bind::Taken => Err(StanzaError::new(Condition::Conflict)
+                .with_text("Another session of this account has this resource")),
+            Bind::Impossible => Err(not_allowed()),
+        }
+    }
+}
+
+impl Standing {
+    fn of(account: &Account) -> Self {
+        Self {
+            account: account.id,
+            generation: account.generation,
+            role: account.role,
+            disabled: account.disabled,
+            token: None,
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a plugin is: a name, the specifications it implements, and one function that registers
+//! everything. The list of plugins is data (the crate `plugins`); the server, the protocol table of
+//! the documentation and `usher plugin list` are all derived from it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use wire::{Frame, Jid};
+
+use crate::{
+    Server, Session,
+    command::Command,
+    config::Config,
+    hooks::{AccountDeleted, Delivery, Ended, Flow, Hooks, Inbound, Moment},
+    iq::Answer,
+    store::Table,
+};
+
+/// The declaration of a plugin.
+#[derive(Clone, Copy)]
+pub struct Plugin {
+    /// Unique, lower case, as in `roster`.
+    pub name: &'static str,
+    /// One line for the operator.
+    pub about: &'static str,
+    /// What it implements, for the documentation.
+    pub specs: &'static [Spec],
+    /// Registers everything.
+    pub setup: fn(&mut Setup<'_>),
+}
+
+/// One specification that a plugin (or the core) implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// `RFC 6121`, `XEP-0199`.
+    pub id: &'static str,
+    /// The version read when it was implemented; empty for RFCs.
+    pub version: &'static str,
+    /// Its title.
+    pub title: &'static str,
+    /// What is there and what is not.
+    pub note: &'static str,
+}
+
+/// At whom an IQ is aimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The sender's own account: no `to`, or the own bare JID.
+    Own,
+    /// Another local account's bare JID.
+    Account,
+    /// A domain that is served here.
+    Host,
+}
+
+/// An IQ get or set that the server itself has to answer.
+#[derive(Clone)]
+pub struct Iq {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Who asks.
+    pub session: Arc<Session>,
+    /// Its full JID.
+    pub from: Jid,
+    /// Who is asked: an account's bare JID or a domain.
+    pub to: Jid,
+    /// At whom it is aimed.
+    pub target: Target,
+    /// `set` rather than `get`.
+    pub set: bool,
+    /// The stanza.
+    pub frame: Frame,
+}
+
+/// Answers IQs with one payload.
+pub(crate) type IqHandler = Box<dyn Fn(&Iq) -> Answer + Send + Sync>;
+
+/// The payload of an IQ: namespace and local name.
+pub(crate) type Payload = (&'static str, &'static str);
+
+/// What plugins have registered, apart from their hooks.
+#[derive(Default)]
+pub struct Registrations {
+    pub(crate) iq: HashMap<Target, HashMap<&'static str, Vec<(&'static str, IqHandler)>>>,
+    pub(crate) tables: Vec<&'static Table>,
+    pub(crate) commands: Vec<&'static Command>,
+    /// Service-discovery features of hosts, sorted, each once.
+    pub host_features: Vec<&'static str>,
+    /// Service-discovery features of accounts, sorted, each once.
+    pub account_features: Vec<&'static str>,
+    /// XML of features that are announced once a client has logged in.
+    pub stream_features: Vec<Arc<str>>,
+}
+
+/// Through which a plugin registers what it does.
+pub struct Setup<'a> {
+    pub(crate) plugin: &'static str,
+    pub(crate) hooks: &'a mut Hooks,
+    pub(crate) registrations: &'a mut Registrations,
+    /// The configuration in force.
+    pub config: &'a Config,
+}
+
+macro_rules! chains {
+    ($($(#[$doc:meta])* $name:ident: $cx:ty;)*) => {
+        impl Setup<'_> {
+            $($(#[$doc])*
+            pub fn $name(&mut self, call: impl Fn(&$cx) -> Flow + Send + Sync + 'static) {
+                self.hooks.$name.add(self.plugin, call);
+            })*
+        }
+    };
+}
+
+chains! {
+    /// Is asked before an account's rows go.
+    account_deleted: AccountDeleted;
+    /// Is asked when a session begins to take messages.
+    available: Moment;
+    /// Is asked before a session is bound.
+    binding: Moment;
+    /// Is asked when a message is on its way to the sessions of a local account.
+    deliver: Delivery;
+    /// Is asked when a session has ended.
+    ended: Ended;
+    /// Is asked about each stanza of a bound session.
+    inbound: Inbound;
+    /// Is asked about messages that no session could take.
+    undelivered: Delivery;
+}
+
+impl Setup<'_> {
+    /// What has been registered so far, by this plugin and those before it.
+    #[must_use]
+    pub fn registered(&self) -> &Registrations {
+        self.registrations
+    }
+
+    /// Answers IQ gets and sets whose payload is `local` in `namespace`, for each of the targets.
+    pub fn iq(
+        &mut self,
+        targets: &[Target],
+        (namespace, local): Payload,
+        handler: impl Fn(&Iq) -> Answer + Send + Sync + Clone + 'static,
+    ) {
+        for target in targets {
+            let by_namespace = self.registrations.iq.entry(*target).or_default();
+            by_namespace.entry(namespace).or_default().push((local, Box::new(handler.clone())));
+        }
+    }
+
+    /// Announces features of the served domains.
+    pub fn host_features(&mut self, features: &[&'static str]) {
+        insert(&mut self.registrations.host_features, features);
+    }
+
+    /// Announces features of accounts.
+    pub fn account_features(&mut self, features: &[&'static str]) {
+        insert(&mut self.registrations.account_features, features);
+    }
+
+    /// Announces a stream feature to clients that have logged in; `xml` is one whole element.
+    pub fn stream_feature(&mut self, xml: &str) {
+        self.registrations.stream_features.push(xml.into());
+    }
+
+    /// Declares a table. Its rows of an account go when the account goes.
+    pub fn table(&mut self, table: &'static Table) {
+        self.registrations.tables.push(table);
+    }
+
+    /// Adds commands to the command table.
+    pub fn commands(&mut self, commands: &'static [Command]) {
+        self.registrations.commands.extend(commands);
+    }
+}
+
+fn insert(sorted: &mut Vec<&'static str>, features: &[&'static str]) {
+    sorted.extend(features);
+    sorted.sort_unstable();
+    sorted.dedup();
+}

@@ -1,0 +1,401 @@
+//! Who is where: every session from its first byte until it is settled, with the indexes that
+//! routing and administration need, and counters that cost nothing to read.
+//!
+//! Sharded, so that sessions of different accounts do not meet. All that concerns one account (its
+//! sessions' stages, bind, replacement, removal) happens under the lock of that account's shard;
+//! that is what makes a bind or an end atomic. Lock order: a user shard, then one session's cold
+//! part; the other indexes are taken alone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, Hash, RandomState},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+use wire::{Jid, TokenId};
+
+use crate::{
+    config::Conflict,
+    id::SessionId,
+    session::{Flags, Identity, Presence, Session, Stage},
+};
+
+const SHARDS: usize = 64;
+
+/// A few sessions, without an allocation for the usual single one.
+pub type Few = SmallVec<[Arc<Session>; 1]>;
+
+/// The registry.
+pub struct Registry {
+    hasher: RandomState,
+    /// By id, ordered, so that pages have a stable cursor.
+    sessions: Vec<RwLock<BTreeMap<SessionId, Arc<Session>>>>,
+    /// Logged-in sessions by bare JID, bound or not.
+    users: Vec<RwLock<HashMap<Box<str>, Few>>>,
+    addresses: Vec<Mutex<HashMap<IpAddr, Few>>>,
+    tokens: Vec<Mutex<HashMap<TokenId, Few>>>,
+    /// How many sessions have exactly this set of flags; indexed by the four lowest bits.
+    counts: [AtomicUsize; 16],
+}
+
+/// How a bind went.
+#[derive(Debug)]
+pub enum Bind {
+    /// The session has this full JID now.
+    Bound {
+        /// The full JID.
+        jid: Jid,
+        /// The older session that had to make way. It is out of the index and marked as ending: the
+        /// caller sees it through the rest of its end.
+        evicted: Option<Arc<Session>>,
+    },
+    /// Another session has the resource and the policy is to refuse.
+    Taken,
+    /// The session has ended, or is not logged in, or is bound already.
+    Impossible,
+}
+
+/// Sums by stage, from counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// All sessions.
+    pub total: usize,
+    /// Shown as `unauthed`.
+    pub unauthed: usize,
+    /// Shown as `c2s`.
+    pub c2s: usize,
+    /// Shown as `bound`.
+    pub bound: usize,
+    /// Shown as `available`.
+    pub available: usize,
+    /// Shown as `interested`.
+    pub interested: usize,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        fn shards<T: Default>() -> Vec<T> {
+            std::iter::repeat_with(T::default).take(SHARDS).collect()
+        }
+        Self {
+            hasher: RandomState::new(),
+            sessions: shards(),
+            users: shards(),
+            addresses: shards(),
+            tokens: shards(),
+            counts: Default::default(),
+        }
+    }
+}
+
+impl Registry {
+    fn shard<T: ?Sized + Hash>(&self, key: &T) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
+    }
+
+    /// Adds a new session, unless its address has `cap` already (0: no cap).
+    pub(crate) fn add(&self, session: Arc<Session>, cap: usize) -> bool {
+        let address = session.address();
+        {
+            let mut shard = self.addresses[self.shard(&address)].lock();
+            let few = shard.entry(address).or_default();
+            if cap > 0 && few.len() >= cap {
+                return false;
+            }
+            few.push(session.clone());
+        }
+        self.counts[0].fetch_add(1, Ordering::Relaxed);
+        self.sessions[Self::id_shard(session.id)].write().insert(session.id, session);
+        true
+    }
+
+    /// Shards of the id index are ranges of ids, so that shard after shard is in order of ids.
+    fn id_shard(id: SessionId) -> usize {
+        usize::try_from(id.0 >> (128 - SHARDS.ilog2())).unwrap_or(0)
+    }
+
+    /// Enters a session that has logged in, unless its account has `cap` sessions (0: no cap).
+    pub(crate) fn login(&self, session: &Arc<Session>, identity: Identity, cap: usize) -> Login {
+        let (jid, token) = (identity.jid.clone(), identity.token);
+        {
+            let mut shard = self.users[self.shard(jid.as_str())].write();
+            let few = shard.entry(jid.as_str().into()).or_default();
+            if cap > 0 && few.len() >= cap {
+                return Login::TooMany;
+            }
+            let mut entered = false;
+            self.change(session, |flags| {
+                if flags.has(Flags::ENDING) || !session.set_identity(identity) {
+                    return flags;
+                }
+                entered = true;
+                Flags(flags.0 | Flags::AUTHED.0)
+            });
+            if !entered {
+                if few.is_empty() {
+                    shard.remove(jid.as_str());
+                }
+                return Login::Ended;
+            }
+            few.push(session.clone());
+        }
+        if let Some(token) = token {
+            let mut shard = self.tokens[self.shard(&token)].lock();
+            // Ended in between: its removal has passed here already or is still to come, and finds
+            // what it looks for only if this lock decides.
+            if session.alive() {
+                shard.entry(token).or_default().push(session.clone());
+            }
+        }
+        Login::Entered
+    }
+
+    /// Gives a session its full JID, atomically with whatever has to make way.
+    pub(crate) fn bind(
+        &self,
+        session: &Arc<Session>,
+        resource: Option<&str>,
+        policy: Conflict,
+        generate: impl Fn() -> String,
+    ) -> Bind {
+        let Some(identity) = session.identity() else { return Bind::Impossible };
+        let mut shard = self.users[self.shard(identity.jid.as_str())].write();
+        let Some(few) = shard.get_mut(identity.jid.as_str()) else { return Bind::Impossible };
+        let with = |resource: &str| identity.jid.with_resource(resource);
+        let taken = |few: &Few, jid: &Jid| few.iter().position(|s| s.full() == Some(jid));
+
+        let mut jid = match resource.map(with) {
+            Some(Ok(jid)) => jid,
+            Some(Err(_)) => return Bind::Impossible,
+            None => match with(&generate()) {
+                Ok(jid) => jid,
+                Err(_) => return Bind::Impossible,
+            },
+        };
+        let mut evicted = None;
+        if let Some(index) = taken(few, &jid) {
+            match policy {
+                Conflict::Refuse => return Bind::Taken,
+                Conflict::Rename => match with(&generate()) {
+                    Ok(renamed) => jid = renamed,
+                    Err(_) => return Bind::Impossible,
+                },
+                Conflict::Replace => evicted = Some(index),
+            }
+        }
+        let mut bound = false;
+        self.change(session, |flags| {
+            let ready = flags.has(Flags::AUTHED);
+            if !ready || flags.has(Flags::BOUND) || flags.has(Flags::ENDING) {
+                return flags;
+            }
+            bound = true;
+            session.set_full(jid.clone());
+            Flags(flags.0 | Flags::BOUND.0)
+        });
+        if !bound {
+            return Bind::Impossible;
+        }
+        let evicted = evicted.map(|index| few.remove(index));
+        Bind::Bound { jid, evicted }
+    }
+
+    /// Changes presence: `Some` makes the session available, `None` unavailable. Gives the presence
+    /// before, unless the session is not bound or has ended.
+    pub fn set_presence(
+        &self,
+        session: &Session,
+        presence: Option<Presence>,
+    ) -> Option<Option<Arc<Presence>>> {
+        let mut before = None;
+        self.change(session, |flags| {
+            if !flags.has(Flags::BOUND) || flags.has(Flags::ENDING) {
+                return flags;
+            }
+            let available = presence.is_some();
+            before = Some(session.replace_presence(presence));
+            Flags(if available {
+                flags.0 | Flags::AVAILABLE.0
+            } else {
+                flags.0 & !Flags::AVAILABLE.0
+            })
+        });
+        before
+    }
+
+    /// Marks a bound session as interested: it gets roster pushes from now on.
+    pub fn set_interested(&self, session: &Session) {
+        self.change(session, |flags| {
+            let live = flags.has(Flags::BOUND) && !flags.has(Flags::ENDING);
+            if live { Flags(flags.0 | Flags::INTERESTED.0) } else { flags }
+        });
+    }
+
+    /// Marks a session as ending: true for exactly one caller, who sees it through. From now on it
+    /// is not found by any address; it stays visible by its id until it is settled.
+    pub(crate) fn mark_ending(&self, session: &Arc<Session>) -> bool {
+        let mut won = false;
+        self.change(session, |flags| {
+            won = !flags.has(Flags::ENDING);
+            Flags(flags.0 | Flags::ENDING.0)
+        });
+        if !won {
+            return false;
+        }
+        // A session that is just logging in is either in its lists by now, or sees the flag and
+        // does not enter them.
+        if let Some(identity) = session.identity() {
+            let key = identity.jid.as_str();
+            let mut shard = self.users[self.shard(key)].write();
+            remove(&mut shard, key, session);
+        }
+        if let Some(token) = session.identity().and_then(|identity| identity.token) {
+            remove(&mut self.tokens[self.shard(&token)].lock(), &token, session);
+        }
+        true
+    }
+
+    /// Forgets a session whose connection is gone.
+    pub(crate) fn forget(&self, session: &Arc<Session>) {
+        let address = session.address();
+        remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
+        if self.sessions[Self::id_shard(session.id)].write().remove(&session.id).is_some() {
+            let flags = session.flags().0 & 15;
+            self.counts[usize::from(flags)].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The one place where flags change: under the session's lock, with the counters.
+    fn change(&self, session: &Session, decide: impl FnOnce(Flags) -> Flags) {
+        let order = session.order.lock();
+        let before = session.flags();
+        let after = decide(before);
+        if after != before {
+            session.set_flags(after);
+            let (from, to) = (usize::from(before.0 & 15), usize::from(after.0 & 15));
+            if from != to {
+                self.counts[to].fetch_add(1, Ordering::Relaxed);
+                self.counts[from].fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        drop(order);
+    }
+
+    /// The session with this id, ending ones included until they are settled.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.sessions[Self::id_shard(id)].read().get(&id).cloned()
+    }
+
+    /// Logged-in sessions of an account that are not ending, bound or not.
+    #[must_use]
+    pub fn of(&self, bare: &str) -> Few {
+        self.users[self.shard(bare)].read().get(bare).cloned().unwrap_or_default()
+    }
+
+    /// Bound sessions of an account that are not ending.
+    #[must_use]
+    pub fn bound(&self, bare: &str) -> Few {
+        let mut few = self.of(bare);
+        few.retain(|session| session.full().is_some());
+        few
+    }
+
+    /// The bound session with exactly this full JID.
+    #[must_use]
+    pub fn full(&self, jid: &Jid) -> Option<Arc<Session>> {
+        let key = jid.bare_str();
+        let shard = self.users[self.shard(key)].read();
+        shard.get(key)?.iter().find(|session| session.full() == Some(jid)).cloned()
+    }
+
+    /// Sessions from one IP address, logged in or not.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Few {
+        let shard = self.addresses[self.shard(&address)].lock();
+        shard.get(&address).cloned().unwrap_or_default()
+    }
+
+    /// Sessions that logged in with a token.
+    #[must_use]
+    pub fn with_token(&self, token: TokenId) -> Few {
+        let shard = self.tokens[self.shard(&token)].lock();
+        shard.get(&token).cloned().unwrap_or_default()
+    }
+
+    /// Up to `limit` sessions with an id greater than `after`, in order of ids.
+    #[must_use]
+    pub fn page(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        let mut page = Vec::new();
+        let first = after.map_or(0, Self::id_shard);
+        for shard in &self.sessions[first..] {
+            let shard = shard.read();
+            let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+            let rest = shard.range((start, std::ops::Bound::Unbounded)).map(|(_, s)| s.clone());
+            page.extend(rest.take(limit - page.len()));
+            if page.len() >= limit {
+                break;
+            }
+        }
+        page
+    }
+
+    /// All sessions, in pages, so that no lock is held for long.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Session>> + '_ {
+        let mut after = None;
+        std::iter::from_fn(move || {
+            let page = self.page(after, 1024);
+            after = Some(page.last()?.id);
+            Some(page)
+        })
+        .flatten()
+    }
+
+    /// How many sessions there are, by stage. Reads sixteen counters.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (flags, count) in (0u8..).zip(&self.counts) {
+            let count = count.load(Ordering::Relaxed);
+            counts.total += count;
+            *match Flags(flags).stage() {
+                Stage::Unauthed => &mut counts.unauthed,
+                Stage::C2s => &mut counts.c2s,
+                Stage::Bound => &mut counts.bound,
+                Stage::Available => &mut counts.available,
+                Stage::Interested => &mut counts.interested,
+            } += count;
+        }
+        counts
+    }
+}
+
+/// How a login was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// The session is in its account's list.
+    Entered,
+    /// The session has ended in the meantime.
+    Ended,
+    /// The account has as many sessions as it may.
+    TooMany,
+}
+
+fn remove<K, Q>(map: &mut HashMap<K, Few>, key: &Q, session: &Arc<Session>)
+where
+    K: Eq + Hash + std::borrow::Borrow<Q>,
+    Q: Eq + Hash + ?Sized,
+{
+    if let Some(few) = map.get_mut(key) {
+        few.retain(|other| !Arc::ptr_eq(other, session));
+        if few.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! RFC 6121 section 8: where a stanza goes. Local sessions only; other nodes, servers and components
+//! attach here.
+
+use std::sync::Arc;
+
+use wire::{Condition, Frame, Jid, Kind, Stamp, StanzaError, StreamCondition, StreamError};
+
+use crate::{
+    Server, Session,
+    end::{End, Reason},
+    hooks::{Delivery, Flow, Inbound},
+    mailbox::{Parcel, Refused},
+    plugin::Target,
+    registry::Few,
+    session::Flags,
+};
+
+/// The type attribute of a message (RFC 6121 section 5.2.2); an unknown one counts as normal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MessageType {
+    Chat,
+    Error,
+    Groupchat,
+    Headline,
+    Normal,
+}
+
+impl MessageType {
+    fn of(frame: &Frame) -> Self {
+        match frame.typ().as_deref() {
+            Some("chat") => Self::Chat,
+            Some("error") => Self::Error,
+            Some("groupchat") => Self::Groupchat,
+            Some("headline") => Self::Headline,
+            _ => Self::Normal,
+        }
+    }
+}
+
+impl Server {
+    /// Takes in a stanza that a bound session sent. `Done`, or `Later` when something has to be
+    /// waited for before the next stanza of this session may be taken in.
+    pub fn inbound(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        lang: Option<&Arc<str>>,
+        frame: Frame,
+    ) -> Flow {
+        let Some(from) = session.full() else {
+            self.end(session, End::protocol(StreamError::new(StreamCondition::NotAuthorized)));
+            return Flow::Done;
+        };
+        if !session.alive() {
+            return Flow::Done;
+        }
+        session.touch(self.clock.now());
+
+        if !self.may_claim(session, from, &frame) {
+            self.end(session, End::protocol(StreamError::new(StreamCondition::InvalidFrom)));
+            return Flow::Done;
+        }
+        let to = match frame.to() {
+            None => None,
+            Some(to) => match Jid::parse(&to) {
+                Ok(to) => Some(to),
+                Err(why) => {
+                    let error = StanzaError::new(Condition::JidMalformed)
+                        .with_text(format!("The `to` address is not valid: {why}"));
+                    self.bounce(session, &frame, None, error);
+                    return Flow::Done;
+                }
+            },
+        };
+        let frame = self.without_server_elements(frame);
+        let inbound = Inbound {
+            server: self.clone(),
+            session: session.clone(),
+            from: from.clone(),
+            to,
+            frame,
+        };
+        match self.hooks.inbound.run(&inbound) {
+            Flow::Later(future) => {
+                let lang = lang.cloned();
+                Flow::later(async move {
+                    match Flow::Later(future).decided().await {
+                        Flow::Next => inbound.dispatch(lang).decided().await,
+                        Flow::Reject(error) => inbound.refuse(error),
+                        decided => decided,
+                    }
+                })
+            }
+            Flow::Next => inbound.dispatch(lang.cloned()),
+            Flow::Reject(error) => inbound.refuse(error),
+            Flow::Done => Flow::Done,
+        }
+    }
+
+    /// A client may name itself, fully or by its bare JID, or nobody (RFC 6120 section 8.1.2.1).
+    fn may_claim(&self, session: &Session, full: &Jid, frame: &Frame) -> bool {
+        let Some(claimed) = frame.from() else { return true };
+        if claimed == full.as_str() || claimed == full.bare_str() {
+            return true;
+        }
+        Jid::parse(&claimed).is_ok_and(|claimed| {
+            claimed == *full || session.identity().is_some_and(|me| me.jid == claimed)
+        })
+    }
+
+    /// Strips what only a server may add, so that no client can forge it: stanza ids and delays in
+    /// the name of this server, and carbons.
+    fn without_server_elements(&self, frame: Frame) -> Frame {
+        if frame.kind() == Kind::Iq
+            || !(frame.contains(wire::ns::SID.as_bytes())
+                || frame.contains(wire::ns::DELAY.as_bytes())
+                || frame.contains(wire::ns::CARBONS.as_bytes()))
+        {
+            return frame;
+        }
+        let ours = |address: &str| Jid::parse(address).is_ok_and(|by| self.is_local(by.domain()));
+        frame.without_children(|child| match (child.local(), &*child.ns()) {
+            ("stanza-id", wire::ns::SID) => child.attr("by").is_none_or(|by| ours(&by)),
+            ("delay", wire::ns::DELAY) => child.attr("from").is_none_or(|by| ours(&by)),
+            ("sent" | "received", wire::ns::CARBONS) => true,
+            _ => false,
+        })
+    }
+
+    /// Sends an error about a stanza back to the session that sent it, unless the stanza is an error
+    /// or an answer itself.
+    pub fn bounce(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &Frame,
+        by: Option<&Jid>,
+        error: StanzaError,
+    ) {
+        let (Some(to), Some(me)) = (session.full(), session.identity()) else { return };
+        let from = by.map_or(me.jid.as_str(), Jid::as_str);
+        if let Some(xml) = error.of(frame, from, to.as_str()) {
+            self.push(session, Parcel::whole(frame.kind(), xml));
+        }
+    }
+
+    /// Hands a parcel to a session. One that does not read what it is sent ends.
+    pub fn push(self: &Arc<Self>, session: &Arc<Session>, parcel: Parcel) -> bool {
+        match session.mailbox.push(parcel, self.config.limits.mailbox_bytes) {
+            Ok(()) => true,
+            Err(Refused::Closed(_)) => false,
+            Err(Refused::Full(_)) => {
+                self.end(session, End::new(Reason::SlowReader));
+                false
+            }
+        }
+    }
+
+    /// Whether a domain is served here.
+    #[must_use]
+    pub fn is_local(&self, domain: &str) -> bool {
+        self.hosts.iter().any(|host| host.as_str() == domain)
+    }
+
+    /// Delivers a message to a local account by the rules of RFC 6121 section 8.5.
+    pub fn deliver(self: &Arc<Self>, delivery: Delivery) -> Flow {
+        match self.hooks.deliver.run(&delivery) {
+            Flow::Later(future) => Flow::later(async move {
+                match Flow::Later(future).decided().await {
+                    Flow::Next => delivery.to_sessions().decided().await,
+                    decided => decided,
+                }
+            }),
+            Flow::Next => delivery.to_sessions(),
+            decided => decided,
+        }
+    }
+
+    /// Finds another place for a message that a session could not take any more.
+    pub(crate) async fn reroute(self: &Arc<Self>, session: &Arc<Session>, frame: Frame) {
+        let Some(me) = session.identity() else { return };
+        let Some(from) = frame.from().and_then(|from| Jid::parse(&from).ok()) else { return };
+        let waits = matches!(MessageType::of(&frame), MessageType::Chat | MessageType::Normal);
+        if !waits {
+            return;
+        }
+        let delivery = Delivery {
+            server: self.clone(),
+            from,
+            to: me.jid.clone(),
+            origin: None,
+            frame,
+            lang: None,
+        };
+        if let Flow::Reject(error) = delivery.to_sessions().decided().await {
+            tracing::debug!(event = "message-lost", to = me.jid.as_str(), error = ?error.condition);
+        }
+    }
+}
+
+impl Inbound {
+    fn refuse(&self, error: StanzaError) -> Flow {
+        let by = self.to.as_ref();
+        self.server.bounce(&self.session, &self.frame, by, error);
+        Flow::Done
+    }
+
+    /// Sends the stanza on its way, now that no plugin wanted it.
+    fn dispatch(&self, lang: Option<Arc<str>>) -> Flow {
+        match self.frame.kind() {
+            Kind::Message => self.message(lang),
+            Kind::Iq => self.iq(),
+            // Presence is the presence plugin's; without it, nobody is told.
+            Kind::Presence => Flow::Done,
+            Kind::Other => {
+                let error = StreamError::new(StreamCondition::UnsupportedStanzaType);
+                self.server.end(&self.session, End::protocol(error));
+                Flow::Done
+            }
+        }
+    }
+
+    fn message(&self, lang: Option<Arc<str>>) -> Flow {
+        let own = || self.from.bare();
+        let to = self.to.clone().unwrap_or_else(own);
+        if !self.server.is_local(to.domain()) {
+            return self.refuse(remote_server_not_found());
+        }
+        if to.local().is_none() {
+            return self.refuse(StanzaError::new(Condition::ServiceUnavailable));
+        }
+        let delivery = Delivery {
+            server: self.server.clone(),
+            from: self.from.clone(),
+            to,
+            origin: Some(self.session.clone()),
+            frame: self.frame.clone(),
+            lang,
+        };
+        match self.server.deliver(delivery) {
+            Flow::Reject(error) => self.refuse(error),
+            Flow::Later(future) => {
+                let inbound = self.clone();
+                Flow::later(async move {
+                    match Flow::Later(future).decided().await {
+                        Flow::Reject(error) => inbound.refuse(error),
+                        decided => decided,
+                    }
+                })
+            }
+            decided => decided,
+        }
+    }
+
+    fn iq(&self) -> Flow {
+        let kind = self.frame.typ();
+        let (request, known) = match kind.as_deref() {
+            Some("get" | "set") => (true, true),
+            Some("result" | "error") => (false, true),
+            _ => (true, false),
+        };
+        let children = self.frame.children();
+        if !known || self.frame.id().is_none() || (request && children != 1) {
+            let text = "An iq has an id, a type of get, set, result or error, and a get or set has \
+                        exactly one child element";
+            return self.refuse(StanzaError::new(Condition::BadRequest).with_text(text));
+        }
+        let own = self.from.bare();
+        let to = self.to.clone().unwrap_or_else(|| own.clone());
+        if !self.server.is_local(to.domain()) {
+            return self.refuse(remote_server_not_found());
+        }
+        if to.resource().is_some() && to.local().is_some() {
+            return self.iq_to_session(&to);
+        }
+        if !request {
+            return Flow::Done;
+        }
+        let target = match (to == own, to.local()) {
+            (true, _) => Target::Own,
+            (false, Some(_)) => Target::Account,
+            (false, None) if to.resource().is_none() => Target::Host,
+            (false, None) => return self.refuse(StanzaError::new(Condition::ServiceUnavailable)),
+        };
+        self.server.answer(&self.session, &self.from, to, target, self.frame.clone())
+    }
+
+    fn iq_to_session(&self, to: &Jid) -> Flow {
+        let parcel = || Parcel::stamped(&self.frame, &self.from, None, None);
+        match self.server.registry.full(to) {
+            Some(session) if self.server.push(&session, parcel()) => Flow::Done,
+            _ => self.refuse(StanzaError::new(Condition::ServiceUnavailable)),
+        }
+    }
+}
+
+impl Delivery {
+    /// The sender's stanza with its true sender; made once for all receivers.
+    fn parcel(&self) -> Parcel {
+        Parcel::stamped(&self.frame, &self.from, None, self.lang.as_deref())
+    }
+
+    /// The message with its true sender, as one frame: for archives and offline storage.
+    #[must_use]
+    pub fn stamped(&self) -> Option<Frame> {
+        let from = Some(self.from.as_str());
+        let lang = self.lang.as_deref();
+        let (head, tail) = self.frame.restamp(Stamp { from, to: None, lang });
+        let mut whole = head.to_vec();
+        whole.extend_from_slice(&tail);
+        Frame::parse(whole).ok()
+    }
+
+    fn to_sessions(&self) -> Flow {
+        let registry = &self.server.registry;
+        let kind = MessageType::of(&self.frame);
+        if self.to.resource().is_some() {
+            if let Some(session) = registry.full(&self.to)
+                && self.server.push(&session, self.parcel())
+            {
+                return Flow::Done;
+            }
+            // RFC 6121 section 8.5.3.2.1: a chat message goes to the account instead.
+            match kind {
+                MessageType::Chat => {}
+                MessageType::Error | MessageType::Headline => return Flow::Done,
+                MessageType::Groupchat | MessageType::Normal => {
+                    return Flow::Reject(StanzaError::new(Condition::ServiceUnavailable));
+                }
+            }
+        }
+        match kind {
+            MessageType::Error => return Flow::Done,
+            MessageType::Groupchat => {
+                return Flow::Reject(StanzaError::new(Condition::ServiceUnavailable));
+            }
+            MessageType::Chat | MessageType::Headline | MessageType::Normal => {}
+        }
+        let mut receivers: Few = registry.of(self.to.bare_str());
+        receivers.retain(|session| {
+            session.flags().has(Flags::AVAILABLE)
+                && session.presence().is_some_and(|presence| presence.priority >= 0)
+        });
+        let mut taken = false;
+        if !receivers.is_empty() {
+            let parcel = self.parcel();
+            for session in &receivers {
+                taken |= self.server.push(session, parcel.clone());
+            }
+        }
+        if taken || kind == MessageType::Headline {
+            return Flow::Done;
+        }
+        self.to_nobody()
+    }
+
+    fn to_nobody(&self) -> Flow {
+        let unavailable = || Flow::Reject(StanzaError::new(Condition::ServiceUnavailable));
+        match self.server.hooks.undelivered.run(self) {
+            Flow::Next => unavailable(),
+            Flow::Later(future) => Flow::later(async move {
+                match Flow::Later(future).decided().await {
+                    Flow::Next => unavailable(),
+                    decided => decided,
+                }
+            }),
+            decided => decided,
+        }
+    }
+}
+
+/// There is no way to other servers yet, so none of them is found.
+fn remote_server_not_found() -> StanzaError {
+    StanzaError::new(Condition::RemoteServerNotFound)
+        .with_text("This server does not reach other servers")
+}

@@ -1,0 +1,364 @@
+//! A session: the state of one stream, from its first byte to its end.
+//!
+//! The stage grows `unauthed` → `c2s` → `bound`; a bound session is besides `available` and / or
+//! `interested`. Only the [`Registry`](crate::registry::Registry) moves a session from stage to
+//! stage, because its indexes and counters have to move with it; this file holds what a session is.
+
+use std::{
+    any::Any,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use wire::{Frame, Jid, Mechanism, StreamError, TokenId};
+
+use crate::{
+    account::Role,
+    clock::Millis,
+    end::EndRecord,
+    id::{AccountId, SessionId},
+    mailbox::Mailbox,
+};
+
+/// The five names of a session's stage. A session has passed through all that are below the shown
+/// one, except that `available` and `interested` come in either order: see [`Flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Connected; may have negotiated TLS.
+    Unauthed,
+    /// Authenticated, no resource yet.
+    C2s,
+    /// Has a full JID.
+    Bound,
+    /// Has sent undirected presence.
+    Available,
+    /// Has fetched its roster.
+    Interested,
+}
+
+impl Stage {
+    /// All stages, lowest first.
+    pub const ALL: [Self; 5] =
+        [Self::Unauthed, Self::C2s, Self::Bound, Self::Available, Self::Interested];
+
+    /// The name used on every face.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthed => "unauthed",
+            Self::C2s => "c2s",
+            Self::Bound => "bound",
+            Self::Available => "available",
+            Self::Interested => "interested",
+        }
+    }
+}
+
+/// What a session has reached, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub(crate) u8);
+
+impl Flags {
+    /// Logged in.
+    pub const AUTHED: Self = Self(1);
+    /// Has a full JID.
+    pub const BOUND: Self = Self(2);
+    /// Has sent undirected presence.
+    pub const AVAILABLE: Self = Self(4);
+    /// Has fetched its roster.
+    pub const INTERESTED: Self = Self(8);
+    /// Is being ended: nothing is routed to or from it any more.
+    pub const ENDING: Self = Self(16);
+
+    /// Whether all of `other` are set.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The highest name that applies.
+    #[must_use]
+    pub fn stage(self) -> Stage {
+        match self {
+            f if f.has(Self::INTERESTED) => Stage::Interested,
+            f if f.has(Self::AVAILABLE) => Stage::Available,
+            f if f.has(Self::BOUND) => Stage::Bound,
+            f if f.has(Self::AUTHED) => Stage::C2s,
+            _ => Stage::Unauthed,
+        }
+    }
+}
+
+/// Who a session is, once it has logged in. Never changes afterwards.
+#[derive(Debug)]
+pub struct Identity {
+    /// The account's internal id.
+    pub account: AccountId,
+    /// The account's address.
+    pub jid: Jid,
+    /// How it logged in.
+    pub mechanism: Mechanism,
+    /// Channel-binding type in use, as in `tls-exporter`.
+    pub binding: Option<&'static str>,
+    /// The token it logged in with.
+    pub token: Option<TokenId>,
+    /// When that token dies, and the session with it.
+    pub expires: Option<Millis>,
+    /// A resource that the token pins the session to.
+    pub resource: Option<String>,
+    /// What it may do: the account's role, or less if its token says so.
+    pub role: Role,
+    /// When it logged in.
+    pub since: Millis,
+}
+
+/// What is known of a connection's encryption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// Cipher suite, by its IANA name.
+    pub cipher: &'static str,
+}
+
+/// The last undirected presence of an available session.
+#[derive(Debug)]
+pub struct Presence {
+    /// -128 to 127; negative ones get no messages to the bare JID (RFC 6121 section 8).
+    pub priority: i8,
+    /// The stanza as sent.
+    pub frame: Frame,
+    /// When it was sent.
+    pub since: Millis,
+}
+
+/// Counters of one direction or kind; plain sums since the connection was made.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Bytes read from the peer, after decryption.
+    pub rx_bytes: AtomicU64,
+    /// Bytes written to the peer, before encryption.
+    pub tx_bytes: AtomicU64,
+    /// Stanzas read.
+    pub rx_stanzas: AtomicU64,
+    /// Stanzas written.
+    pub tx_stanzas: AtomicU64,
+}
+
+/// One session. Shared by its connection, the registry and whoever routes to it.
+pub struct Session {
+    /// Its public handle.
+    pub id: SessionId,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// When the connection was made.
+    pub created: Millis,
+    /// The way in.
+    pub mailbox: Mailbox,
+    /// Sums.
+    pub traffic: Traffic,
+    flags: AtomicU8,
+    /// Held while the flags change; taken by the registry alone.
+    pub(crate) order: Mutex<()>,
+    /// When the peer last sent a stanza (keepalives do not count); `created` before the first.
+    last_activity: AtomicU64,
+    identity: OnceLock<Box<Identity>>,
+    full: OnceLock<Jid>,
+    tls: OnceLock<Box<TlsInfo>>,
+    pub(crate) cold: Mutex<Cold>,
+}
+
+/// The parts of a session that are seldom looked at, under one lock.
+#[derive(Default)]
+pub(crate) struct Cold {
+    presence: Option<Arc<Presence>>,
+    software: Option<Arc<str>>,
+    /// Plugins' own state about this session.
+    slots: Vec<Arc<dyn Any + Send + Sync>>,
+    /// How and why it ended; set once.
+    pub(crate) end: Option<Arc<EndRecord>>,
+    /// What its connection still has to send before it closes; taken by the connection.
+    pub(crate) farewell: Option<StreamError>,
+    /// Whoever waits until the connection is gone.
+    pub(crate) waiters: Vec<tokio::sync::oneshot::Sender<()>>,
+    /// The connection is gone and everything about this session has been settled.
+    pub(crate) settled: bool,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, peer: SocketAddr, now: Millis) -> Self {
+        Self {
+            id,
+            peer,
+            created: now,
+            mailbox: Mailbox::default(),
+            traffic: Traffic::default(),
+            flags: AtomicU8::new(0),
+            order: Mutex::default(),
+            last_activity: AtomicU64::new(now.0),
+            identity: OnceLock::new(),
+            full: OnceLock::new(),
+            tls: OnceLock::new(),
+            cold: Mutex::default(),
+        }
+    }
+
+    /// What it has reached.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        Flags(self.flags.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_flags(&self, flags: Flags) {
+        self.flags.store(flags.0, Ordering::Release);
+    }
+
+    /// The highest stage name that applies.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.flags().stage()
+    }
+
+    /// Whether it may still send and receive.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        !self.flags().has(Flags::ENDING)
+    }
+
+    /// Who it is, once logged in.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.get().map(Box::as_ref)
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) -> bool {
+        self.identity.set(Box::new(identity)).is_ok()
+    }
+
+    /// Its full JID, once bound.
+    #[must_use]
+    pub fn full(&self) -> Option<&Jid> {
+        self.full.get()
+    }
+
+    pub(crate) fn set_full(&self, jid: Jid) {
+        // Bound at most once: the registry checks the flag under the account's lock.
+        let _ = self.full.set(jid);
+    }
+
+    /// The best address there is: full, else bare, else none.
+    #[must_use]
+    pub fn jid(&self) -> Option<&Jid> {
+        self.full().or_else(|| self.identity().map(|identity| &identity.jid))
+    }
+
+    /// The connection's encryption.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.get().map(Box::as_ref)
+    }
+
+    /// Notes that the connection is encrypted now. Only the first call counts.
+    pub fn set_tls(&self, info: TlsInfo) {
+        let _ = self.tls.set(Box::new(info));
+    }
+
+    /// The peer's IP address, an IPv4-mapped one shown as IPv4.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// The last undirected presence, while available.
+    #[must_use]
+    pub fn presence(&self) -> Option<Arc<Presence>> {
+        self.cold.lock().presence.clone()
+    }
+
+    pub(crate) fn replace_presence(&self, presence: Option<Presence>) -> Option<Arc<Presence>> {
+        std::mem::replace(&mut self.cold.lock().presence, presence.map(Arc::new))
+    }
+
+    /// The client's software, as far as it has said.
+    #[must_use]
+    pub fn software(&self) -> Option<Arc<str>> {
+        self.cold.lock().software.clone()
+    }
+
+    /// Notes what the client says it is, at most 100 characters of it.
+    pub fn set_software(&self, software: &str) {
+        let mut cold = self.cold.lock();
+        if cold.software.as_deref() != Some(software) {
+            cold.software = Some(software.chars().take(100).collect::<String>().into());
+        }
+    }
+
+    /// When the peer last sent a stanza.
+    #[must_use]
+    pub fn last_activity(&self) -> Millis {
+        Millis(self.last_activity.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn touch(&self, now: Millis) {
+        self.last_activity.store(now.0, Ordering::Relaxed);
+    }
+
+    /// A plugin's own state about this session, made at the first call. One per type `T`.
+    pub fn slot<T: Any + Send + Sync + Default>(&self) -> Arc<T> {
+        let mut cold = self.cold.lock();
+        let found = cold.slots.iter().find_map(|slot| Arc::clone(slot).downcast::<T>().ok());
+        found.unwrap_or_else(|| {
+            let made = Arc::new(T::default());
+            cold.slots.push(made.clone());
+            made
+        })
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn end_record(&self) -> Option<Arc<EndRecord>> {
+        self.cold.lock().end.clone()
+    }
+
+    /// The last words for the peer, for its connection to send before it closes. Given out once.
+    pub fn take_farewell(&self) -> Option<StreamError> {
+        self.cold.lock().farewell.take()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Session({} {} {:?})",
+            self.id,
+            self.stage().as_str(),
+            self.jid().map(Jid::as_str)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = size_of::<Session>();
+        assert!(size <= 384, "a session takes {size} bytes");
+    }
+
+    #[test]
+    fn the_shown_stage_is_the_highest() {
+        let bound = Flags(Flags::AUTHED.0 | Flags::BOUND.0);
+        assert_eq!(bound.stage(), Stage::Bound);
+        assert_eq!(Flags(bound.0 | Flags::INTERESTED.0).stage(), Stage::Interested);
+        assert_eq!(Flags(bound.0 | Flags::AVAILABLE.0).stage(), Stage::Available);
+        assert_eq!(Flags::default().stage(), Stage::Unauthed);
+    }
+}

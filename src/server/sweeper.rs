@@ -1,0 +1,67 @@
+//! Deadlines: one look at all sessions now and then instead of a timer in each.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    Server, Session,
+    clock::Millis,
+    config::Span,
+    end::{End, Reason},
+    session::Flags,
+};
+
+/// How late a deadline may be noticed.
+const PERIOD: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Ends overdue sessions until the server stops.
+    pub async fn sweep_forever(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.stopping() {
+            ticks.tick().await;
+            self.sweep();
+        }
+    }
+
+    /// Ends all sessions that are overdue by the server's clock. Gives their number.
+    pub fn sweep(self: &Arc<Self>) -> usize {
+        let now = self.clock.now();
+        let mut ended = 0;
+        for session in self.registry.all() {
+            if let Some(reason) = self.overdue(&session, now) {
+                ended += usize::from(self.end(&session, End::new(reason)));
+            }
+        }
+        ended
+    }
+
+    /// Why a session has to end by now; at the very instant of a deadline it is over.
+    fn overdue(&self, session: &Session, now: Millis) -> Option<Reason> {
+        let flags = session.flags();
+        if flags.has(Flags::ENDING) {
+            return None;
+        }
+        let passed = |since: Millis, span: Span| {
+            span.get().is_some_and(|seconds| since.plus_seconds(seconds) <= now)
+        };
+        let limits = &self.config.limits;
+        let Some(identity) = session.identity() else {
+            return passed(session.created, limits.unauthed.time).then_some(Reason::AuthTimeout);
+        };
+        if identity.expires.is_some_and(|expires| expires <= now) {
+            return Some(Reason::TokenExpired);
+        }
+        if !flags.has(Flags::BOUND) {
+            return passed(identity.since, limits.unbound.time).then_some(Reason::BindTimeout);
+        }
+        let sessions = &self.config.sessions;
+        if passed(identity.since, sessions.lifetime) || passed(identity.since, limits.bound.time) {
+            Some(Reason::Lifetime)
+        } else if passed(session.last_activity(), sessions.inactivity) {
+            Some(Reason::Idle)
+        } else {
+            None
+        }
+    }
+}
