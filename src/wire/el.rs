@@ -53,8 +53,7 @@ impl<'a> El<'a> {
 
     /// All attributes in order, declarations of namespaces included: name as written, and value.
     pub fn attrs(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> + use<'a> {
-        self.raw_attrs()
-            .map(|(name, value)| (name, chars::attribute_value(value)))
+        self.raw_attrs().map(|(name, value)| (name, chars::attribute_value(value)))
     }
 
     /// The child elements in order.
@@ -114,26 +113,25 @@ impl<'a> El<'a> {
     pub fn to_owned_xml(&self) -> Bytes {
         let raw = self.raw();
         let mut out = Vec::with_capacity(raw.len() + self.default.len() + 10);
-        let mut declared: Vec<&str> = self.raw_attrs().map(|(name, _)| name).collect();
         let split = self.name_end - self.start;
         out.extend_from_slice(raw.get(..split).unwrap_or_default());
-        if !declared.contains(&"xmlns") {
+        if self.raw_attrs().all(|(name, _)| name != "xmlns") {
             declare(&mut out, "", self.default);
         }
-        let known = self.frame.prefixes().iter().rev();
-        let here = known.filter(|p| (p.scope.start as usize) < self.start && self.within(p.scope));
-        let stream = ("stream", ns::STREAMS);
+        // Innermost first, and of each prefix only that one.
+        let mut done: Vec<&str> =
+            self.raw_attrs().filter_map(|(name, _)| name.strip_prefix("xmlns:")).collect();
+        let known = self.frame.prefixes().iter().rev().filter(|p| self.within(p.scope));
         let text = |span: Span| span.text(self.bytes());
-        for (prefix, uri) in here.map(|p| (text(p.name), text(p.uri))).chain([stream]) {
+        for (prefix, uri) in
+            known.map(|p| (text(p.name), text(p.uri))).chain([("stream", ns::STREAMS)])
+        {
             let used = memchr::memmem::find_iter(raw, prefix)
                 .any(|at| raw.get(at + prefix.len()) == Some(&b':'));
-            let own = declared
-                .iter()
-                .any(|name| name.strip_prefix("xmlns:") == Some(prefix));
-            if used && !own {
+            if used && !done.contains(&prefix) {
                 declare(&mut out, prefix, uri);
-                declared.push("");
             }
+            done.push(prefix);
         }
         out.extend_from_slice(raw.get(split..).unwrap_or_default());
         out.into()
@@ -228,14 +226,7 @@ impl<'a> El<'a> {
         let stop = |&b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>');
         let name_end = start + tag.iter().position(stop).unwrap_or(tag.len());
         let empty = tag.ends_with(b"/>");
-        let mut el = Self {
-            frame,
-            start,
-            content,
-            name_end,
-            empty,
-            default,
-        };
+        let mut el = Self { frame, start, content, name_end, empty, default };
         if let Some((_, declared)) = el.raw_attrs().find(|(name, _)| *name == "xmlns") {
             el.default = declared;
         }
@@ -268,10 +259,8 @@ fn find(bytes: &[u8], from: usize, byte: u8) -> Option<usize> {
 /// The position behind the start tag whose `<` is at `start`.
 fn tag_end(bytes: &[u8], start: usize) -> usize {
     let mut pos = start;
-    while let Some(at) = bytes
-        .get(pos..)
-        .and_then(|rest| memchr::memchr3(b'>', b'\'', b'"', rest))
-        .map(|n| pos + n)
+    while let Some(at) =
+        bytes.get(pos..).and_then(|rest| memchr::memchr3(b'>', b'\'', b'"', rest)).map(|n| pos + n)
     {
         pos = match bytes.get(at) {
             Some(&quote @ (b'\'' | b'"')) => match find(bytes, at + 1, quote) {

@@ -171,9 +171,7 @@ impl Scanner {
             }
             Phase::EmptyRoot => return Err(ScanError::NotWellFormed("`>` expected")),
             Phase::Body if first != b'<' => {
-                return Err(ScanError::NotWellFormed(
-                    "text directly under the stream root",
-                ));
+                return Err(ScanError::NotWellFormed("text directly under the stream root"));
             }
             Phase::Body => Machine::stanza(),
             Phase::Start | Phase::Restarted => Machine::header(true),
@@ -183,15 +181,9 @@ impl Scanner {
         let capped = rest.get(..limits.bytes).unwrap_or(rest);
         let Some(done) = machine.run(capped, &limits, &self.scope())? else {
             if capped.len() < rest.len() {
-                return Err(ScanError::TooLarge {
-                    what: "bytes",
-                    limit: limits.bytes,
-                });
+                return Err(ScanError::TooLarge { what: "bytes", limit: limits.bytes });
             }
-            self.partial = Some(Box::new(Partial {
-                buf: capped.to_vec(),
-                machine,
-            }));
+            self.partial = Some(Box::new(Partial { buf: capped.to_vec(), machine }));
             return Ok((input.len(), None));
         };
         let (end, event) = self.event(done, &machine, capped, || {
@@ -208,17 +200,12 @@ impl Scanner {
     ) -> Result<(usize, Option<Event>), ScanError> {
         let limits = self.limits();
         let before = partial.buf.len();
-        let taken = input
-            .get(..limits.bytes.saturating_sub(before))
-            .unwrap_or(input);
+        let taken = input.get(..limits.bytes.saturating_sub(before)).unwrap_or(input);
         partial.buf.extend_from_slice(taken);
         let Partial { buf, machine } = &mut *partial;
         let Some(done) = machine.run(buf, &limits, &self.scope())? else {
             if taken.len() < input.len() {
-                return Err(ScanError::TooLarge {
-                    what: "bytes",
-                    limit: limits.bytes,
-                });
+                return Err(ScanError::TooLarge { what: "bytes", limit: limits.bytes });
             }
             self.partial = Some(partial);
             return Ok((input.len(), None));
@@ -274,3 +261,10 @@ fn end_of(done: Done) -> usize {
         Done::Header { end, .. } | Done::Stanza { end } | Done::Close { end } => end,
     }
 }
+
+#[cfg(test)]
+use crate as subject;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod props;

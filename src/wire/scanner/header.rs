@@ -108,26 +108,12 @@ impl Context for Scope<'_> {
 
 /// Reads the header that `machine` has just completed.
 pub(crate) fn read(machine: &Machine, buf: &[u8]) -> (StreamHeader, Option<Box<Inherited>>) {
-    let Head {
-        name,
-        to,
-        from,
-        id,
-        lang,
-        default,
-        ..
-    } = machine.head;
+    let Head { name, to, from, id, lang, default, .. } = machine.head;
     let value = |span: Span| chars::attribute_value(span.text(buf)).into_owned();
     let optional = |span: Span| (!span.is_none()).then(|| value(span));
-    let version = machine
-        .attrs
-        .iter()
-        .find(|attr| attr.name.whole.of(buf) == b"version");
-    let prefixes: Vec<(Box<[u8]>, String)> = machine
-        .prefixes
-        .iter()
-        .map(|p| (p.name.of(buf).into(), value(p.uri)))
-        .collect();
+    let version = machine.attrs.iter().find(|attr| attr.name.whole.of(buf) == b"version");
+    let prefixes: Vec<(Box<[u8]>, String)> =
+        machine.prefixes.iter().map(|p| (p.name.of(buf).into(), value(p.uri))).collect();
     let content_ns = optional(default);
     let name_ns = match name.prefix().of(buf) {
         b"" => content_ns.clone().unwrap_or_default(),
@@ -142,11 +128,7 @@ pub(crate) fn read(machine: &Machine, buf: &[u8]) -> (StreamHeader, Option<Box<I
         && matches!(&*prefixes, [(_, uri)] if uri == ns::STREAMS);
     let inherited = (!ordinary).then(|| {
         let default = content_ns.clone().unwrap_or_default();
-        Box::new(Inherited {
-            root: name.whole.of(buf).into(),
-            default,
-            prefixes,
-        })
+        Box::new(Inherited { root: name.whole.of(buf).into(), default, prefixes })
     });
     let header = StreamHeader {
         to: optional(to),

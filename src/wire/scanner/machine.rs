@@ -22,10 +22,7 @@ pub(crate) struct Span {
 
 impl Span {
     pub fn new(start: usize, end: usize) -> Self {
-        Self {
-            start: start as u32,
-            end: end as u32,
-        }
+        Self { start: start as u32, end: end as u32 }
     }
 
     pub fn is_none(self) -> bool {
@@ -33,8 +30,7 @@ impl Span {
     }
 
     pub fn of(self, buf: &[u8]) -> &[u8] {
-        buf.get(self.start as usize..self.end as usize)
-            .unwrap_or_default()
+        buf.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The same as text. What the scanner accepted is UTF-8 and cut at ASCII, so this loses nothing.
@@ -53,19 +49,13 @@ pub(crate) struct Name {
 
 impl Name {
     pub fn local(self) -> Span {
-        Span {
-            start: self.local,
-            end: self.whole.end,
-        }
+        Span { start: self.local, end: self.whole.end }
     }
 
     /// The prefix without its colon; empty if there is none.
     pub fn prefix(self) -> Span {
         let end = self.local.saturating_sub(1).max(self.whole.start);
-        Span {
-            start: self.whole.start,
-            end,
-        }
+        Span { start: self.whole.start, end }
     }
 
     pub fn has_prefix(self) -> bool {
@@ -77,19 +67,13 @@ impl Name {
         let whole = Span::new(start, end);
         let name = whole.of(buf);
         let Some(colon) = name.iter().position(|&b| b == b':') else {
-            return Ok(Self {
-                whole,
-                local: whole.start,
-            });
+            return Ok(Self { whole, local: whole.start });
         };
         let local = name.get(colon + 1..).unwrap_or_default();
         if !chars::starts_name(local) || local.contains(&b':') {
             return Err(NotWellFormed("malformed qualified name"));
         }
-        Ok(Self {
-            whole,
-            local: whole.start + colon as u32 + 1,
-        })
+        Ok(Self { whole, local: whole.start + colon as u32 + 1 })
     }
 }
 
@@ -213,10 +197,7 @@ impl Machine {
     /// A machine for a stream header; `prolog`: an XML declaration may still come.
     pub fn header(prolog: bool) -> Self {
         let state = if prolog { State::Prolog } else { State::Misc };
-        Self {
-            header: true,
-            ..Self::new(state)
-        }
+        Self { header: true, ..Self::new(state) }
     }
 
     /// A machine for a first-level element, or the end of the stream: the first byte is a `<`.
@@ -390,10 +371,7 @@ impl Machine {
                             *at += 1;
                             self.state = State::Text;
                             if self.header {
-                                return Ok(Some(Done::Header {
-                                    end: *at,
-                                    empty: false,
-                                }));
+                                return Ok(Some(Done::Header { end: *at, empty: false }));
                             }
                         }
                         Some(b'/') => {
@@ -401,10 +379,7 @@ impl Machine {
                             *at += 1;
                             self.state = State::EmptyTag;
                             if self.header {
-                                return Ok(Some(Done::Header {
-                                    end: *at,
-                                    empty: true,
-                                }));
+                                return Ok(Some(Done::Header { end: *at, empty: true }));
                             }
                         }
                         Some(_) if !spaced => {
@@ -413,10 +388,7 @@ impl Machine {
                         Some(_) => {
                             if self.attrs.len() >= usize::from(limits.attributes) {
                                 let limit = limits.attributes.into();
-                                return Err(ScanError::TooLarge {
-                                    what: "attributes",
-                                    limit,
-                                });
+                                return Err(ScanError::TooLarge { what: "attributes", limit });
                             }
                             self.mark = *at;
                             self.state = State::AttrName;
@@ -458,10 +430,7 @@ impl Machine {
                     match buf.get(*at) {
                         Some(&b) if b == quote => {
                             let value = Span::new(self.mark, *at);
-                            self.attrs.push(Attr {
-                                name: self.attr,
-                                value,
-                            });
+                            self.attrs.push(Attr { name: self.attr, value });
                             (*at, self.state) = (*at + 1, State::InTag(false));
                         }
                         Some(b'&') => match chars::reference(buf, *at)? {
@@ -530,16 +499,10 @@ impl Machine {
         self.elements += 1;
         if self.elements > limits.elements {
             let limit = limits.elements as usize;
-            return Err(ScanError::TooLarge {
-                what: "elements",
-                limit,
-            });
+            return Err(ScanError::TooLarge { what: "elements", limit });
         }
         if self.open.len() >= usize::from(limits.depth) {
-            return Err(ScanError::TooLarge {
-                what: "depth",
-                limit: limits.depth.into(),
-            });
+            return Err(ScanError::TooLarge { what: "depth", limit: limits.depth.into() });
         }
         if self.open.len() == 1 {
             self.children = self.children.saturating_add(1);
@@ -577,11 +540,7 @@ impl Machine {
     ) -> Result<(), ScanError> {
         names::distinct(buf, &self.attrs)?;
         let outer = self.prefixes.len() as u32;
-        let mut default = self
-            .open
-            .last()
-            .map(|open| open.default)
-            .unwrap_or_default();
+        let mut default = self.open.last().map(|open| open.default).unwrap_or_default();
         let mut prefixed = self.tag.has_prefix();
         for &Attr { name, value } in &self.attrs {
             let declared = if !name.has_prefix() {
@@ -601,21 +560,11 @@ impl Machine {
             self.namespaces = self.namespaces.saturating_add(1);
             if self.namespaces > limits.namespaces {
                 let limit = limits.namespaces.into();
-                return Err(ScanError::TooLarge {
-                    what: "namespaces",
-                    limit,
-                });
+                return Err(ScanError::TooLarge { what: "namespaces", limit });
             }
             if let Some(local) = declared {
-                let scope = Span {
-                    start: self.less as u32,
-                    end: u32::MAX,
-                };
-                self.prefixes.push(Prefix {
-                    name: local,
-                    uri: value,
-                    scope,
-                });
+                let scope = Span { start: self.less as u32, end: u32::MAX };
+                self.prefixes.push(Prefix { name: local, uri: value, scope });
             }
         }
         if prefixed {
@@ -627,11 +576,7 @@ impl Machine {
         if self.open.is_empty() {
             self.note(buf, insert, default);
         }
-        self.open.push(Open {
-            name: self.tag.whole,
-            default,
-            outer,
-        });
+        self.open.push(Open { name: self.tag.whole, default, outer });
         Ok(())
     }
 
@@ -673,12 +618,7 @@ impl Machine {
 
     /// Notes the first start tag.
     fn note(&mut self, buf: &[u8], insert: usize, default: Span) {
-        let mut head = Head {
-            name: self.tag,
-            default,
-            insert: insert as u32,
-            ..Head::default()
-        };
+        let mut head = Head { name: self.tag, default, insert: insert as u32, ..Head::default() };
         for attr in &self.attrs {
             match attr.name.whole.of(buf) {
                 b"to" => head.to = attr.value,

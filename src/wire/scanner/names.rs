@@ -20,11 +20,7 @@ pub(crate) fn distinct(buf: &[u8], attrs: &[Attr]) -> Result<(), ScanError> {
     }
     for (i, attr) in attrs.iter().enumerate() {
         let name = attr.name.whole.of(buf);
-        if attrs
-            .iter()
-            .take(i)
-            .any(|other| other.name.whole.of(buf) == name)
-        {
+        if attrs.iter().take(i).any(|other| other.name.whole.of(buf) == name) {
             return Err(DUPLICATE);
         }
     }
@@ -55,10 +51,7 @@ pub(crate) fn distinct_expanded(
 
 /// The innermost declaration of `prefix` in force.
 pub(crate) fn binding<'a>(buf: &[u8], prefixes: &'a [Prefix], prefix: &[u8]) -> Option<&'a Prefix> {
-    prefixes
-        .iter()
-        .rev()
-        .find(|p| p.scope.end == u32::MAX && p.name.of(buf) == prefix)
+    prefixes.iter().rev().find(|p| p.scope.end == u32::MAX && p.name.of(buf) == prefix)
 }
 
 /// Checks the value of `xmlns`.
@@ -116,10 +109,7 @@ fn pseudo_attribute<'a>(rest: &mut &'a str, name: &str) -> Result<Option<&'a str
     if body.len() == rest.len() {
         return Err(DECLARATION);
     }
-    let after = after
-        .trim_start_matches(SPACES)
-        .strip_prefix('=')
-        .ok_or(DECLARATION)?;
+    let after = after.trim_start_matches(SPACES).strip_prefix('=').ok_or(DECLARATION)?;
     let after = after.trim_start_matches(SPACES);
     let quote = if after.starts_with('"') { '"' } else { '\'' };
     let after = after.strip_prefix(quote).ok_or(DECLARATION)?;
@@ -130,8 +120,6 @@ fn pseudo_attribute<'a>(rest: &mut &'a str, name: &str) -> Result<Option<&'a str
 
 fn sorted_distinct<T: Ord>(mut names: Vec<T>) -> Result<(), ScanError> {
     names.sort_unstable();
-    let repeated = names
-        .windows(2)
-        .any(|pair| matches!(pair, [a, b] if a == b));
+    let repeated = names.windows(2).any(|pair| matches!(pair, [a, b] if a == b));
     if repeated { Err(DUPLICATE) } else { Ok(()) }
 }
