@@ -203,11 +203,13 @@ pub trait Store: Send + Sync + 'static {
     fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64>;
 
     /// Applies a batch. When the future resolves to `Ok`, it is on stable storage and visible to
-    /// every later read. Batches handed over in order by one task apply in that order.
+    /// every later read. Batches handed over in order by one task apply in that order: the call counts,
+    /// not when the future is polled. A future dropped before it resolves leaves open whether the
+    /// batch was applied.
     fn commit(&self, batch: Batch) -> Fetch<()>;
 
     /// Waits for all commits handed over so far and closes the engine cleanly. Later calls fail
-    /// with [`StoreError::Unavailable`].
+    /// with [`StoreError::Unavailable`], except that closing again is fine.
     fn close(&self) -> Fetch<()>;
 }
 
