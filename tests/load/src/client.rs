@@ -4,7 +4,10 @@
 //! It takes one step per round trip as most clients do; it does no TLS, since TLS would be measured
 //! in place of the server.
 
-use std::{ops::Range, sync::atomic::AtomicU64, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -23,9 +26,6 @@ use crate::{
     scram,
     target::{Mechanism, PATIENCE, Target},
 };
-
-/// How long the server may take to close after both ends said `</stream:stream>`.
-const CLOSING: Duration = Duration::from_secs(5);
 
 /// A bound session.
 pub struct Client {
@@ -50,14 +50,9 @@ impl Client {
     /// Connects, authenticates account `index` and binds `resource`. Each answer is awaited for
     /// [`PATIENCE`] at most; the error says which step failed and with what condition.
     pub async fn log_in(target: &Target, index: u32, resource: &str) -> Result<Self> {
-        let mut client = Self::connect(target, index)
-            .await
-            .context("cannot connect")?;
+        let mut client = Self::connect(target, index).await.context("cannot connect")?;
         let features = client.open(target).await.context("no stream")?;
-        client
-            .authenticate(target, index, &features)
-            .await
-            .context("cannot authenticate")?;
+        client.authenticate(target, index, &features).await.context("cannot authenticate")?;
         client.reader.framer.restart();
         client.open(target).await.context("no stream after SASL")?;
         client.bind(resource).await.context("cannot bind")?;
@@ -67,9 +62,7 @@ impl Client {
     /// Sends initial presence and waits until the server has taken it.
     pub async fn become_available(&mut self) -> Result<()> {
         self.writer.send(b"<presence/>").await?;
-        self.sync()
-            .await
-            .context("no answer after initial presence")
+        self.sync().await.context("no answer after initial presence")
     }
 
     /// Fetches the roster, which makes the session interested (RFC 6121, section 2.1.3), and says
@@ -100,28 +93,15 @@ impl Client {
 
     async fn connect(target: &Target, index: u32) -> Result<Self> {
         let v4 = target.address.is_ipv4();
-        let socket = if v4 {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+        let socket = if v4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = target.source(index) {
-            socket
-                .bind(source)
-                .with_context(|| format!("cannot bind {}", source.ip()))?;
+            socket.bind(source).with_context(|| format!("cannot bind {}", source.ip()))?;
         }
         let stream = timeout(PATIENCE, socket.connect(target.address)).await??;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        let reader = Reader {
-            socket: reader,
-            framer: Framer::default(),
-        };
-        Ok(Self {
-            reader,
-            writer: Writer { socket: writer },
-            jid: String::new(),
-        })
+        let reader = Reader { socket: reader, framer: Framer::default() };
+        Ok(Self { reader, writer: Writer { socket: writer }, jid: String::new() })
     }
 
     async fn open(&mut self, target: &Target) -> Result<Vec<u8>> {
@@ -132,11 +112,7 @@ impl Client {
         );
         self.writer.send(header.as_bytes()).await?;
         let features = self.element().await?;
-        ensure!(
-            features.starts_with(b"<stream:features"),
-            "no features: {}",
-            show(&features)
-        );
+        ensure!(features.starts_with(b"<stream:features"), "no features: {}", show(&features));
         Ok(features)
     }
 
@@ -166,11 +142,7 @@ impl Client {
         self.writer.send(auth.as_bytes()).await?;
         if mechanism == Mechanism::ScramSha256 {
             let challenge = self.element().await?;
-            ensure!(
-                challenge.starts_with(b"<challenge"),
-                "refused: {}",
-                show(&challenge)
-            );
+            ensure!(challenge.starts_with(b"<challenge"), "refused: {}", show(&challenge));
             let last =
                 exchange.last(&payload(&challenge)?, &target.password(index), &target.keys)?;
             let response = format!(
@@ -180,11 +152,7 @@ impl Client {
             self.writer.send(response.as_bytes()).await?;
         }
         let outcome = self.element().await?;
-        ensure!(
-            outcome.starts_with(b"<success"),
-            "refused: {}",
-            show(&outcome)
-        );
+        ensure!(outcome.starts_with(b"<success"), "refused: {}", show(&outcome));
         if mechanism == Mechanism::ScramSha256 {
             exchange.verify(&payload(&outcome)?)?;
         }
@@ -198,14 +166,8 @@ impl Client {
         );
         self.writer.send(bind.as_bytes()).await?;
         let answer = self.element().await?;
-        ensure!(
-            attribute(&answer, "type") == Some("result"),
-            "refused: {}",
-            show(&answer)
-        );
-        self.jid = text(&answer, "jid")
-            .context("no JID in the answer")?
-            .to_owned();
+        ensure!(attribute(&answer, "type") == Some("result"), "refused: {}", show(&answer));
+        self.jid = text(&answer, "jid").context("no JID in the answer")?.to_owned();
         Ok(())
     }
 
@@ -219,9 +181,7 @@ impl Client {
                 }
             }
         };
-        timeout(PATIENCE, answered)
-            .await
-            .context("the server took too long")?
+        timeout(PATIENCE, answered).await.context("the server took too long")?
     }
 
     async fn element(&mut self) -> Result<Vec<u8>> {
@@ -236,11 +196,7 @@ impl Reader {
     pub async fn next(&mut self) -> Result<&[u8]> {
         let range = self.range().await?;
         let element = &self.framer.bytes()[range];
-        ensure!(
-            !element.starts_with(b"<stream:error"),
-            "stream error: {}",
-            show(element)
-        );
+        ensure!(!element.starts_with(b"<stream:error"), "stream error: {}", show(element));
         Ok(element)
     }
 
@@ -261,9 +217,7 @@ impl Reader {
                 }
             }
         };
-        timeout(CLOSING, ended)
-            .await
-            .context("the server did not close")?
+        timeout(PATIENCE, ended).await.context("the server did not close")?
     }
 
     async fn range(&mut self) -> Result<Range<usize>> {
@@ -304,9 +258,7 @@ fn payload(element: &[u8]) -> Result<String> {
     let begin = memchr(b'>', element).map_or(0, |at| at + 1);
     let rest = &element[begin..];
     let end = memchr(b'<', rest).unwrap_or(0);
-    let decoded = STANDARD
-        .decode(&rest[..end])
-        .context("a SASL payload is not base64")?;
+    let decoded = STANDARD.decode(&rest[..end]).context("a SASL payload is not base64")?;
     String::from_utf8(decoded).context("a SASL payload is not text")
 }
 

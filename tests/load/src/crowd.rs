@@ -38,10 +38,7 @@ pub async fn log_in(
     })
     .await?;
     let mut sessions = lock(&sessions);
-    Ok(std::mem::take(&mut *sessions)
-        .into_iter()
-        .flatten()
-        .collect())
+    Ok(std::mem::take(&mut *sessions).into_iter().flatten().collect())
 }
 
 /// Ends all sessions, `concurrency` at a time, and says how many the server did not end in turn.
@@ -93,9 +90,7 @@ pub async fn told(stop: &mut watch::Receiver<bool>) {
 
 /// A lock that a panicked task does not spoil.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 async fn enter(target: &Target, index: u32, users: u32, manner: Manner) -> Result<Client> {

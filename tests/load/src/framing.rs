@@ -42,11 +42,7 @@ impl Framer {
     /// Where to append what the socket gives. Finished elements are forgotten first, so ranges
     /// given before are void.
     pub fn room(&mut self) -> &mut Vec<u8> {
-        let keep = if self.depth > 1 {
-            self.start
-        } else {
-            self.position
-        };
+        let keep = if self.depth > 1 { self.start } else { self.position };
         if keep > 0 {
             self.buffer.drain(..keep);
             self.start = self.start.saturating_sub(keep);
@@ -113,11 +109,7 @@ impl Framer {
     }
 
     fn more(&self) -> Result<Option<Piece>> {
-        let begun = if self.depth > 1 {
-            self.start
-        } else {
-            self.position
-        };
+        let begun = if self.depth > 1 { self.start } else { self.position };
         if self.buffer.len() - begun > LIMIT {
             bail!("the server sent an element of more than {LIMIT} bytes");
         }

@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{
     client::Client,
@@ -46,20 +50,10 @@ pub struct Options {
 
 /// Runs and reports; a session that the server lost is a fault.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let Options {
-        sessions,
-        users,
-        seconds,
-        concurrency,
-        roster,
-        ..
-    } = *options;
+    let Options { sessions, users, seconds, concurrency, roster, .. } = *options;
     let settle = Duration::from_secs(options.settle.into());
     let users = users.unwrap_or(sessions);
-    let manner = Manner {
-        roster,
-        available: true,
-    };
+    let manner = Manner { roster, available: true };
     let memory = || target.process.as_ref().map(Process::memory).transpose();
     let cpu = || target.process.as_ref().map(Process::cpu).transpose();
 
@@ -73,9 +67,10 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     let clients = crowd::log_in(target, sessions, users, concurrency, manner).await?;
     let filled_in = started.elapsed();
     let (stop, stopped) = watch::channel(false);
+    let turns = Arc::new(Semaphore::new(concurrency as usize));
     let mut held = JoinSet::new();
     for client in clients {
-        held.spawn(hold(client, stopped.clone()));
+        held.spawn(hold(client, stopped.clone(), turns.clone()));
     }
     sleep(settle).await;
     let before = cpu()?;
@@ -104,11 +99,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
         report.figure("resident_empty", empty.resident as f64, Unit::Bytes);
         report.figure("resident_full", full.resident as f64, Unit::Bytes);
         report.figure("resident_after", left.resident as f64, Unit::Bytes);
-        report.figure(
-            "per_session",
-            each(full.resident, empty.resident),
-            Unit::Bytes,
-        );
+        report.figure("per_session", each(full.resident, empty.resident), Unit::Bytes);
         let heap = each(full.anonymous, empty.anonymous);
         report.figure("anonymous_per_session", heap, Unit::Bytes);
     }
@@ -117,10 +108,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
         report.figure("idle_cpu_of_one_core", share * 100.0, Unit::Percent);
     }
     if let Some(failure) = failure {
-        report.fault(format!(
-            "{} sessions were lost; the first: {failure}",
-            sessions - alive
-        ));
+        report.fault(format!("{} sessions were lost; the first: {failure}", sessions - alive));
     }
     Ok(report)
 }
@@ -133,8 +121,12 @@ fn answer(stanza: &[u8]) -> Option<String> {
     Some(format!("<iq type='result' id=\"{id}\"{to}/>"))
 }
 
-/// Reads whatever comes until told to finish; then one ping, and the end.
-async fn hold(mut client: Client, mut stopped: watch::Receiver<bool>) -> Result<()> {
+/// Reads whatever comes until told to finish; then, in turn, one ping and the end.
+async fn hold(
+    mut client: Client,
+    mut stopped: watch::Receiver<bool>,
+    turns: Arc<Semaphore>,
+) -> Result<()> {
     loop {
         tokio::select! {
             stanza = client.reader.next() => {
@@ -145,6 +137,7 @@ async fn hold(mut client: Client, mut stopped: watch::Receiver<bool>) -> Result<
             () = told(&mut stopped) => break,
         }
     }
+    let _turn = turns.acquire().await?;
     client.sync().await?;
     client.close().await
 }

@@ -23,11 +23,7 @@ pub struct Latency {
 impl Default for Latency {
     fn default() -> Self {
         let buckets = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            buckets,
-            count: AtomicU64::new(0),
-            max: AtomicU64::new(0),
-        }
+        Self { buckets, count: AtomicU64::new(0), max: AtomicU64::new(0) }
     }
 }
 

@@ -39,11 +39,7 @@ pub struct Options {
 
 /// Runs and reports; a refused or broken login is a fault, not an error.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let Options {
-        count,
-        concurrency,
-        users,
-    } = *options;
+    let Options { count, concurrency, users } = *options;
     let users = users.min(count);
     let users = match target.mechanism {
         Mechanism::OauthBearer => users.min(target.tokens()).max(1),
@@ -52,12 +48,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     let warm = target.clone();
     each(users, concurrency, move |index| {
         let target = warm.clone();
-        async move {
-            Client::log_in(&target, index, "load-warm")
-                .await?
-                .close()
-                .await
-        }
+        async move { Client::log_in(&target, index, "load-warm").await?.close().await }
     })
     .await?;
 
@@ -95,10 +86,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     let used = own.until(&Process::own().cpu()?);
     report.micros("generator_cpu_per_login", used.div_f64(done.max(1) as f64));
     if let Some(failure) = lock(&first_failure).take() {
-        report.fault(format!(
-            "{} logins failed; the first: {failure}",
-            failed.load(Relaxed)
-        ));
+        report.fault(format!("{} logins failed; the first: {failure}", failed.load(Relaxed)));
     }
     Ok(report)
 }

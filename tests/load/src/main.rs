@@ -77,12 +77,7 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: Arguments) -> Result<bool> {
-    let Arguments {
-        target,
-        json,
-        threads,
-        load,
-    } = arguments;
+    let Arguments { target, json, threads, load } = arguments;
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the limit of open files")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.into())

@@ -78,10 +78,7 @@ pub enum To {
 
 /// Runs and reports; anything lost, doubled, reordered, strayed or refused is a fault.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let manner = Manner {
-        roster: false,
-        available: true,
-    };
+    let manner = Manner { roster: false, available: true };
     let count = options.pairs * 2;
     let clients = crowd::log_in(target, count, count, 32, manner).await?;
     let stage = Arc::new(Stage::new(options));
@@ -94,13 +91,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
             To::Bare => target.bare(index as u32 * 2 + 1),
             To::Full => listener.jid.clone(),
         };
-        listening.spawn(listen(
-            stage.clone(),
-            index,
-            talker.jid,
-            listener,
-            stopped.clone(),
-        ));
+        listening.spawn(listen(stage.clone(), index, talker.jid, listener, stopped.clone()));
         listening.spawn(overhear(stage.clone(), talker.reader, stopped.clone()));
         talkers.push((talker.writer, to));
     }
@@ -122,9 +113,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     let drain = Duration::from_secs(options.drain.into());
     let _ = timeout(drain, stage.settled()).await;
     let last = stage.begun + Duration::from_nanos(stage.last.load(Relaxed));
-    let took = last
-        .saturating_duration_since(started)
-        .max(Duration::from_millis(1));
+    let took = last.saturating_duration_since(started).max(Duration::from_millis(1));
     let used = match (target.process, cpu) {
         (Some(process), Some(before)) => Some(before.until(&process.cpu()?)),
         _ => None,
@@ -170,9 +159,7 @@ struct Pair {
 
 impl Stage {
     fn new(options: &Options) -> Self {
-        let run = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             options: options.clone(),
             run: u64::try_from(run.as_nanos()).unwrap_or_default(),
@@ -213,38 +200,22 @@ impl Stage {
             received += pair.received.load(Relaxed);
             wrongs += lock(&pair.tally).close(of_pair);
         }
-        let Wrongs {
-            lost,
-            doubled,
-            reordered,
-            strayed,
-        } = wrongs;
-        let manner = if options.max {
-            "as fast as possible"
-        } else {
-            "at a rate"
-        };
+        let Wrongs { lost, doubled, reordered, strayed } = wrongs;
+        let manner = if options.max { "as fast as possible" } else { "at a rate" };
         let mut report = Report::new(format!("messages {manner}"));
         report.figure("pairs", f64::from(options.pairs), Unit::Count);
         report.figure("size", f64::from(options.size), Unit::Bytes);
         report.figure("sent", sent as f64, Unit::Count);
         report.figure("received", received as f64, Unit::Count);
-        for (name, count) in [
-            ("lost", lost),
-            ("doubled", doubled),
-            ("reordered", reordered),
-            ("strayed", strayed),
-        ] {
+        for (name, count) in
+            [("lost", lost), ("doubled", doubled), ("reordered", reordered), ("strayed", strayed)]
+        {
             report.figure(name, count as f64, Unit::Count);
             if count > 0 {
                 report.fault(format!("{count} messages were {name}"));
             }
         }
-        report.figure(
-            "rate",
-            received as f64 / took.as_secs_f64(),
-            Unit::PerSecond,
-        );
+        report.figure("rate", received as f64 / took.as_secs_f64(), Unit::PerSecond);
         report.latency("latency", &self.latency);
         if !options.max {
             report.micros("generator_late_p99", self.slip.percentile(99.0));
@@ -277,15 +248,7 @@ async fn talk(
     to: String,
     started: Instant,
 ) -> Result<Writer> {
-    let Options {
-        rate,
-        pairs,
-        max,
-        window,
-        seconds,
-        size,
-        ..
-    } = stage.options;
+    let Options { rate, pairs, max, window, seconds, size, .. } = stage.options;
     let pair = &stage.pairs[index];
     let end = started + Duration::from_secs(seconds.into());
     let gap = Duration::from_secs_f64(f64::from(pairs) / f64::from(rate));

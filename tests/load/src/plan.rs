@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -92,33 +92,54 @@ pub struct Options {
 
 /// Runs everything and prints; true when nothing was lost (and with `--strict` no target missed).
 pub async fn run(target: &target::Options, options: &Options, json: bool) -> Result<bool> {
+    let mut steps = Steps { reports: Vec::new(), json };
     let Some(program) = &options.usher else {
-        let steps = load(target, options, None).await?;
-        return Ok(conclude(&steps, options, json));
+        load(&mut steps, target, options, None).await?;
+        return Ok(conclude(&steps, options));
     };
     let usher = Usher::start(program).await?;
     let against = Loopback(usher.address());
-    let target = target::Options {
-        against,
-        pid: Some(usher.pid()),
-        ..target.clone()
-    };
-    let steps = tokio::select! {
-        steps = load(&target, options, Some(&usher)) => steps,
+    let target = target::Options { against, pid: Some(usher.pid()), ..target.clone() };
+    let loaded = tokio::select! {
+        loaded = load(&mut steps, &target, options, Some(&usher)) => loaded,
         () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     let stopped = usher.stop().await;
-    let clean = conclude(&steps?, options, json);
+    loaded?;
+    let clean = conclude(&steps, options);
     stopped?;
     Ok(clean)
 }
 
-/// The reports, by step.
-type Steps = Vec<(&'static str, Report)>;
+/// The reports so far, by step.
+struct Steps {
+    reports: Vec<(&'static str, Report)>,
+    json: bool,
+}
 
-async fn load(options: &target::Options, plan: &Options, usher: Option<&Usher>) -> Result<Steps> {
+impl Steps {
+    /// Keeps a report, and prints it for people. A step that broke off is a fault of its own and
+    /// does not take the other steps' figures along.
+    fn add(&mut self, step: &'static str, outcome: Result<Report>) {
+        let report = outcome.unwrap_or_else(|error| {
+            let mut report = Report::new(step);
+            report.fault(format!("broke off: {error:#}"));
+            report
+        });
+        if !self.json {
+            println!("{}", report.text());
+        }
+        self.reports.push((step, report));
+    }
+}
+
+async fn load(
+    steps: &mut Steps,
+    options: &target::Options,
+    plan: &Options,
+    usher: Option<&Usher>,
+) -> Result<()> {
     let target = Arc::new(Target::new(options)?);
-    let mut steps = Steps::new();
     if let Some(usher) = usher {
         let accounts = accounts(plan);
         progress(format!("importing {accounts} accounts"));
@@ -126,128 +147,57 @@ async fn load(options: &target::Options, plan: &Options, usher: Option<&Usher>) 
         let took = usher.import(accounts, jid, password).await?;
         let mut report = Report::new("import of accounts");
         report.figure("accounts", f64::from(accounts), Unit::Count);
-        report.figure(
-            "rate",
-            f64::from(accounts) / took.as_secs_f64(),
-            Unit::PerSecond,
-        );
-        steps.push(("import", report));
+        report.figure("rate", f64::from(accounts) / took.as_secs_f64(), Unit::PerSecond);
+        steps.add("import", Ok(report));
     }
 
-    let Options {
-        sessions,
-        pairs,
-        rate,
-        seconds,
-        logins,
-        token_accounts,
-        storm,
-        ..
-    } = *plan;
+    let Options { sessions, pairs, rate, seconds, logins, token_accounts, storm, .. } = *plan;
     progress(format!("holding {sessions} idle sessions"));
-    let idle = idle::Options {
-        sessions,
-        users: None,
-        seconds,
-        concurrency: 32,
-        settle: 3,
-        roster: false,
-    };
-    steps.push(("idle", idle::run(&target, &idle).await.context("idle")?));
+    let idle =
+        idle::Options { sessions, users: None, seconds, concurrency: 32, settle: 3, roster: false };
+    steps.add("idle", idle::run(&target, &idle).await);
 
     for (step, max) in [("messages_rate", false), ("messages_max", true)] {
         progress(format!("sending messages between {pairs} pairs"));
         let (size, to, window, drain) = (415, messages::To::Bare, 16, 10);
-        let options = messages::Options {
-            pairs,
-            rate,
-            max,
-            window,
-            seconds,
-            size,
-            to,
-            drain,
-        };
-        steps.push((
-            step,
-            messages::run(&target, &options).await.context("messages")?,
-        ));
+        let options = messages::Options { pairs, rate, max, window, seconds, size, to, drain };
+        steps.add(step, messages::run(&target, &options).await);
     }
 
     progress(format!("logging in {logins} times"));
     let users = accounts(plan).min(500);
-    let options_of = |users| logins::Options {
-        count: logins,
-        concurrency: 16,
-        users,
-    };
-    steps.push((
-        "logins",
-        logins::run(&target, &options_of(users))
-            .await
-            .context("logins")?,
-    ));
+    let options_of = |users| logins::Options { count: logins, concurrency: 16, users };
+    steps.add("logins", logins::run(&target, &options_of(users)).await);
 
     if token_accounts > 0 {
-        let Some(usher) = usher else {
-            bail!("`--token-accounts` needs `--usher`")
-        };
+        let Some(usher) = usher else { bail!("`--token-accounts` needs `--usher`") };
         progress(format!("logging in {logins} times by token"));
         let tokens = usher.mint(token_accounts, |n| target.bare(n)).await?;
         let mechanism = Mechanism::OauthBearer;
-        let options = target::Options {
-            mechanism,
-            tokens: Some(tokens),
-            ..options.clone()
-        };
+        let options = target::Options { mechanism, tokens: Some(tokens), ..options.clone() };
         let by_token = Arc::new(Target::new(&options)?);
-        let report = logins::run(&by_token, &options_of(token_accounts)).await;
-        steps.push(("token_logins", report.context("logins by token")?));
+        steps.add("token_logins", logins::run(&by_token, &options_of(token_accounts)).await);
     }
     if storm > 0 {
         progress(format!("logging in {storm} contacts at once"));
         let contacts = 20.min(storm.saturating_sub(2));
-        let options = presence::Options {
-            users: storm,
-            contacts,
-            concurrency: 32,
-            drain: 20,
-        };
-        steps.push((
-            "presence",
-            presence::run(&target, &options).await.context("presence")?,
-        ));
+        let options = presence::Options { users: storm, contacts, concurrency: 32, drain: 20 };
+        steps.add("presence", presence::run(&target, &options).await);
     }
-    Ok(steps)
+    Ok(())
 }
 
 /// How many accounts the plan takes.
 fn accounts(plan: &Options) -> u32 {
-    [
-        plan.sessions,
-        plan.pairs * 2,
-        plan.token_accounts,
-        plan.storm,
-    ]
-    .into_iter()
-    .max()
-    .unwrap_or(0)
+    [plan.sessions, plan.pairs * 2, plan.token_accounts, plan.storm].into_iter().max().unwrap_or(0)
 }
 
-/// Prints it all; says whether it is good.
-fn conclude(steps: &Steps, options: &Options, json: bool) -> bool {
-    let outcomes: Vec<_> = GOALS
-        .iter()
-        .map(|goal| (goal, outcome(goal, steps)))
-        .collect();
-    let clean = steps.iter().all(|(_, report)| report.clean());
-    let met = outcomes
-        .iter()
-        .all(|(goal, value)| value.is_none_or(|value| value <= goal.most));
-    if json {
-        let steps = steps
-            .iter()
-            .map(|(step, report)| ((*step).to_owned(), report.json()));
+/// Prints the targets, or everything as one object; says whether it is good.
+fn conclude(steps: &Steps, options: &Options) -> bool {
+    let outcomes: Vec<_> = GOALS.iter().map(|goal| (goal, outcome(goal, steps))).collect();
+    let clean = steps.reports.iter().all(|(_, report)| report.clean());
+    let met = outcomes.iter().all(|(goal, value)| value.is_some_and(|value| value <= goal.most));
+    if steps.json {
         let targets = outcomes.iter().map(|(goal, value)| {
             json!({
                 "what": goal.what,
@@ -257,22 +207,18 @@ fn conclude(steps: &Steps, options: &Options, json: bool) -> bool {
             })
         });
         let targets: Vec<Value> = targets.collect();
-        let steps: serde_json::Map<String, Value> = steps.collect();
-        println!(
-            "{}",
-            json!({ "run": "run", "ok": clean, "steps": steps, "targets": targets })
-        );
+        let reports = steps.reports.iter();
+        let reports: serde_json::Map<String, Value> =
+            reports.map(|(step, report)| ((*step).to_owned(), report.json())).collect();
+        println!("{}", json!({ "run": "run", "ok": clean, "steps": reports, "targets": targets }));
     } else {
-        for (_, report) in steps {
-            println!("{}", report.text());
-        }
         print!("{}", table(&outcomes));
     }
     clean && (met || !options.strict)
 }
 
 fn outcome(goal: &Goal, steps: &Steps) -> Option<f64> {
-    let report = steps.iter().find(|(step, _)| *step == goal.step);
+    let report = steps.reports.iter().find(|(step, _)| *step == goal.step);
     report.and_then(|(_, report)| report.value(goal.figure))
 }
 
@@ -285,10 +231,7 @@ fn table(outcomes: &[(&Goal, Option<f64>)]) -> String {
             None => ("-".to_owned(), "not measured; hint: `--pid`"),
         };
         let most = format!("≤ {}", goal.unit.show(goal.most));
-        out.push_str(&format!(
-            "{:<36}{measured:>12}{most:>12}  {verdict}\n",
-            goal.what
-        ));
+        out.push_str(&format!("{:<36}{measured:>12}{most:>12}  {verdict}\n", goal.what));
     }
     out
 }
@@ -317,17 +260,13 @@ mod tests {
     fn each_goal_names_a_step_once_and_missing_figures_are_not_met() {
         let mut report = Report::new("idle");
         report.figure("per_session", 7000.0, Unit::Bytes);
-        let steps = vec![("idle", report)];
-        let outcomes: Vec<_> = GOALS
-            .iter()
-            .map(|goal| (goal, outcome(goal, &steps)))
-            .collect();
+        let mut steps = Steps { reports: Vec::new(), json: true };
+        steps.add("idle", Ok(report));
+        steps.add("logins", Err(anyhow::anyhow!("broken")));
+        assert!(!steps.reports[1].1.clean());
+        let outcomes: Vec<_> = GOALS.iter().map(|goal| (goal, outcome(goal, &steps))).collect();
         let table = table(&outcomes);
         assert_eq!(table.matches("missed").count(), 1, "{table}");
-        assert_eq!(
-            table.matches("not measured").count(),
-            GOALS.len() - 1,
-            "{table}"
-        );
+        assert_eq!(table.matches("not measured").count(), GOALS.len() - 1, "{table}");
     }
 }

@@ -52,23 +52,12 @@ pub struct Options {
 
 /// Runs and reports; a presence that did not come is a fault.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let Options {
-        users,
-        concurrency,
-        drain,
-        ..
-    } = *options;
+    let Options { users, concurrency, drain, .. } = *options;
     let contacts = options.contacts.next_multiple_of(2);
-    ensure!(
-        contacts < users,
-        "{contacts} contacts need more than {users} accounts"
-    );
+    ensure!(contacts < users, "{contacts} contacts need more than {users} accounts");
     prepare(target, users, contacts, concurrency).await?;
 
-    let storm = Arc::new(Storm {
-        wanted: contacts as usize,
-        ..Storm::default()
-    });
+    let storm = Arc::new(Storm { wanted: contacts as usize, ..Storm::default() });
     let held = Arc::new(Mutex::new(JoinSet::new()));
     let (stop, stopped) = watch::channel(false);
     let cpu = target.process.as_ref().map(Process::cpu).transpose()?;
@@ -115,26 +104,16 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     let mut report = Report::new("presence in a login storm");
     report.figure("users", f64::from(users), Unit::Count);
     report.figure("contacts", f64::from(contacts), Unit::Count);
-    report.figure(
-        "rate",
-        f64::from(users) / logged_in.as_secs_f64(),
-        Unit::PerSecond,
-    );
+    report.figure("rate", f64::from(users) / logged_in.as_secs_f64(), Unit::PerSecond);
     report.latency("until_available", &storm.logins);
     report.figure("all_heard_after", took.as_secs_f64(), Unit::Seconds);
     report.figure("presences", heard as f64, Unit::Count);
     if let Some(used) = used {
         report.micros("server_cpu_per_login", used / users);
-        report.micros(
-            "server_cpu_per_presence",
-            used.div_f64((heard as f64).max(1.0)),
-        );
+        report.micros("server_cpu_per_presence", used.div_f64((heard as f64).max(1.0)));
     }
     if known < wanted {
-        report.fault(format!(
-            "{} of {wanted} presences did not come",
-            wanted - known
-        ));
+        report.fault(format!("{} of {wanted} presences did not come", wanted - known));
     }
     for failure in lock(&storm.failures).iter().take(5) {
         report.fault(failure.clone());
@@ -191,10 +170,7 @@ async fn hear(
 
 /// Makes the subscriptions, unless the rosters have them.
 async fn prepare(target: &Arc<Target>, users: u32, contacts: u32, concurrency: u32) -> Result<()> {
-    let manner = Manner {
-        roster: true,
-        available: true,
-    };
+    let manner = Manner { roster: true, available: true };
     let mut clients = crowd::log_in(target, users, users, concurrency, manner).await?;
     let mut lacking = false;
     for client in &mut clients {

@@ -40,22 +40,15 @@ impl Process {
     /// Fails with a hint when there is no such process or it may not be read.
     pub fn new(pid: u32) -> Result<Self> {
         let process = Self { pid };
-        process
-            .cpu()
-            .and_then(|_| process.memory())
-            .with_context(|| {
-                format!(
-                    "cannot watch process {pid}; hint: `--pid` is the server's, of the same user"
-                )
-            })?;
+        process.cpu().and_then(|_| process.memory()).with_context(|| {
+            format!("cannot watch process {pid}; hint: `--pid` is the server's, of the same user")
+        })?;
         Ok(process)
     }
 
     /// The generator itself.
     pub fn own() -> Self {
-        Self {
-            pid: std::process::id(),
-        }
+        Self { pid: std::process::id() }
     }
 
     /// Processor time so far.
@@ -80,19 +73,13 @@ impl Process {
         if let Ok(rollup) = fs::read_to_string(self.path("smaps_rollup")) {
             let field = |name| kibibytes(&rollup, name).map(|value| value * 1024);
             if let Some(resident) = field("Rss:") {
-                return Ok(Memory {
-                    resident,
-                    anonymous: field("Anonymous:").unwrap_or(0),
-                });
+                return Ok(Memory { resident, anonymous: field("Anonymous:").unwrap_or(0) });
             }
         }
         let status = fs::read_to_string(self.path("status"))?;
         let resident = kibibytes(&status, "VmRSS:").context("the process has no memory")? * 1024;
         let anonymous = kibibytes(&status, "RssAnon:").unwrap_or(0) * 1024;
-        Ok(Memory {
-            resident,
-            anonymous,
-        })
+        Ok(Memory { resident, anonymous })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -111,11 +98,7 @@ impl Cpu {
         let tick = Duration::from_millis(1000 / TICKS_PER_SECOND);
         let coarse =
             tick * u32::try_from(later.ticks.saturating_sub(self.ticks)).unwrap_or(u32::MAX);
-        if coarse > fine + 2 * tick + fine / 50 {
-            coarse
-        } else {
-            fine
-        }
+        if coarse > fine + 2 * tick + fine / 50 { coarse } else { fine }
     }
 }
 
@@ -126,9 +109,7 @@ fn schedstat(line: &str) -> Option<u64> {
 
 /// `utime` + `stime`: fields 14 and 15, counted from behind the name, which may hold anything.
 fn ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat[stat.rfind(')')? + 1..]
-        .split_ascii_whitespace()
-        .skip(11);
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
@@ -149,32 +130,17 @@ mod tests {
 
     #[test]
     fn time_of_threads_that_ended_is_taken_from_the_ticks() {
-        let before = Cpu {
-            threads: HashMap::from([(1, 1_000), (2, 500_000_000)]),
-            ticks: 50,
-        };
-        let gone = Cpu {
-            threads: HashMap::from([(1, 2_000)]),
-            ticks: 150,
-        };
+        let before = Cpu { threads: HashMap::from([(1, 1_000), (2, 500_000_000)]), ticks: 50 };
+        let gone = Cpu { threads: HashMap::from([(1, 2_000)]), ticks: 150 };
         assert_eq!(before.until(&gone), Duration::from_secs(1));
-        let alive = Cpu {
-            threads: HashMap::from([(1, 9_000), (2, 500_000_000)]),
-            ticks: 51,
-        };
+        let alive = Cpu { threads: HashMap::from([(1, 9_000), (2, 500_000_000)]), ticks: 51 };
         assert_eq!(before.until(&alive), Duration::from_nanos(8_000));
     }
 
     #[test]
     fn a_thread_that_began_meanwhile_is_counted_whole() {
-        let later = Cpu {
-            threads: HashMap::from([(1, 5), (3, 70)]),
-            ticks: 0,
-        };
-        let before = Cpu {
-            threads: HashMap::from([(1, 5)]),
-            ticks: 0,
-        };
+        let later = Cpu { threads: HashMap::from([(1, 5), (3, 70)]), ticks: 0 };
+        let before = Cpu { threads: HashMap::from([(1, 5)]), ticks: 0 };
         assert_eq!(before.until(&later), Duration::from_nanos(70));
     }
 

@@ -61,20 +61,12 @@ pub struct Report {
 impl Report {
     /// An empty report; the first word of the title names it in JSON.
     pub fn new(title: impl Into<String>) -> Self {
-        Self {
-            title: title.into(),
-            figures: Vec::new(),
-            faults: Vec::new(),
-        }
+        Self { title: title.into(), figures: Vec::new(), faults: Vec::new() }
     }
 
     /// Adds a figure; the name is words joined by `_`, without the unit.
     pub fn figure(&mut self, name: impl Into<String>, value: f64, unit: Unit) {
-        self.figures.push(Figure {
-            name: name.into(),
-            value,
-            unit,
-        });
+        self.figures.push(Figure { name: name.into(), value, unit });
     }
 
     /// Adds a duration.
@@ -97,10 +89,7 @@ impl Report {
 
     /// A figure by name.
     pub fn value(&self, name: &str) -> Option<f64> {
-        self.figures
-            .iter()
-            .find(|figure| figure.name == name)
-            .map(|figure| figure.value)
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
     }
 
     /// Whether nothing was lost, reordered, doubled or refused.
@@ -116,11 +105,7 @@ impl Report {
         object.insert("ok".to_owned(), json!(self.clean()));
         for Figure { name, value, unit } in &self.figures {
             let whole = matches!(unit, Unit::Bytes | Unit::Count);
-            let value = if whole {
-                json!(value.round() as i64)
-            } else {
-                json!(thousandth(*value))
-            };
+            let value = if whole { json!(value.round() as i64) } else { json!(thousandth(*value)) };
             object.insert(format!("{name}{}", unit.suffix()), value);
         }
         object.insert("faults".to_owned(), json!(self.faults));
@@ -129,12 +114,7 @@ impl Report {
 
     /// A block of lines for people.
     pub fn text(&self) -> String {
-        let width = self
-            .figures
-            .iter()
-            .map(|figure| figure.name.len())
-            .max()
-            .unwrap_or(0);
+        let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         let mut out = format!("{}\n", self.title);
         for Figure { name, value, unit } in &self.figures {
             let label = name.replace('_', " ");

@@ -33,16 +33,8 @@ pub struct Cache(Mutex<HashMap<Source, Keys>>);
 
 impl Cache {
     fn keys(&self, password: &str, salt: &[u8], iterations: u32) -> Keys {
-        let source = Source {
-            password: password.to_owned(),
-            salt: salt.to_vec(),
-            iterations,
-        };
-        let held = || {
-            self.0
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-        };
+        let source = Source { password: password.to_owned(), salt: salt.to_vec(), iterations };
+        let held = || self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(keys) = held().get(&source) {
             return *keys;
         }
@@ -50,11 +42,7 @@ impl Cache {
         pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, iterations, &mut salted);
         let client = mac(&salted, b"Client Key");
         let server = mac(&salted, b"Server Key");
-        let keys = Keys {
-            client,
-            stored: Sha256::digest(client).into(),
-            server,
-        };
+        let keys = Keys { client, stored: Sha256::digest(client).into(), server };
         held().insert(source, keys);
         keys
     }
@@ -72,11 +60,7 @@ impl Exchange {
     /// Begins; `nonce` need only differ from login to login, as nothing here is worth guarding.
     pub fn new(user: &str, nonce: String) -> Self {
         let bare = format!("n={user},r={nonce}");
-        Self {
-            nonce,
-            bare,
-            signature: Vec::new(),
-        }
+        Self { nonce, bare, signature: Vec::new() }
     }
 
     /// The client's first message.
@@ -87,23 +71,13 @@ impl Exchange {
     /// The client's final message, in answer to the server's first.
     pub fn last(&mut self, challenge: &str, password: &str, cache: &Cache) -> Result<String> {
         let field = |name: &str| {
-            let found = challenge
-                .split(',')
-                .find_map(|part| part.strip_prefix(name));
+            let found = challenge.split(',').find_map(|part| part.strip_prefix(name));
             found.with_context(|| format!("no `{name}` in the server's challenge"))
         };
         let (nonce, iterations) = (field("r=")?, field("i=")?.parse()?);
-        let salt = STANDARD
-            .decode(field("s=")?)
-            .context("the salt is not base64")?;
-        ensure!(
-            nonce.starts_with(&self.nonce),
-            "the server's nonce does not begin with ours"
-        );
-        ensure!(
-            (1..=1_000_000).contains(&iterations),
-            "{iterations} iterations are out of range"
-        );
+        let salt = STANDARD.decode(field("s=")?).context("the salt is not base64")?;
+        ensure!(nonce.starts_with(&self.nonce), "the server's nonce does not begin with ours");
+        ensure!((1..=1_000_000).contains(&iterations), "{iterations} iterations are out of range");
         let keys = cache.keys(password, &salt, iterations);
         let unproved = format!("c=biws,r={nonce}");
         let message = format!("{},{challenge},{unproved}", self.bare);
@@ -117,9 +91,7 @@ impl Exchange {
 
     /// Checks that the server knew the password too.
     pub fn verify(&self, additional: &str) -> Result<()> {
-        let given = additional
-            .split(',')
-            .find_map(|part| part.strip_prefix("v="));
+        let given = additional.split(',').find_map(|part| part.strip_prefix("v="));
         let given = STANDARD.decode(given.context("the server gave no signature")?)?;
         ensure!(given == self.signature, "the server's signature is wrong");
         Ok(())
@@ -144,32 +116,17 @@ mod tests {
     fn the_example_of_rfc_7677_comes_out() {
         let mut exchange = Exchange::new("user", "rOprNGfwEbeRWgbNEkqO".to_owned());
         assert_eq!(exchange.first(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
-        let last = exchange
-            .last(CHALLENGE, "pencil", &Cache::default())
-            .unwrap();
-        assert!(
-            last.ends_with(",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="),
-            "{last}"
-        );
-        exchange
-            .verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-            .unwrap();
-        assert!(
-            exchange
-                .verify("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-                .is_err()
-        );
+        let last = exchange.last(CHALLENGE, "pencil", &Cache::default()).unwrap();
+        assert!(last.ends_with(",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="), "{last}");
+        exchange.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
+        assert!(exchange.verify("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_err());
         assert!(exchange.verify("e=other-error").is_err());
     }
 
     #[test]
     fn a_foreign_nonce_is_refused() {
         let mut exchange = Exchange::new("user", "other".to_owned());
-        assert!(
-            exchange
-                .last(CHALLENGE, "pencil", &Cache::default())
-                .is_err()
-        );
+        assert!(exchange.last(CHALLENGE, "pencil", &Cache::default()).is_err());
     }
 
     #[test]

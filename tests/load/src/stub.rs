@@ -103,25 +103,15 @@ async fn session_of(stream: TcpStream, number: u32, inboxes: Inboxes, wrong: Wro
         } else if let Some(resource) = text(&stanza, "resource") {
             lock(&inboxes).insert(user.clone(), inbox.clone());
             let jid = format!("<jid>{user}@localhost/{resource}</jid>");
-            inbox.send(format!(
-                "<iq type='result' id='{id}'><bind>{jid}</bind></iq>"
-            ))?;
+            inbox.send(format!("<iq type='result' id='{id}'><bind>{jid}</bind></iq>"))?;
         } else if stanza.starts_with(b"<iq") {
             inbox.send(format!("<iq type='result' id='{id}'/>"))?;
         } else if stanza.starts_with(b"<presence") && wrong == Wrong::HangUp && number % 10 == 9 {
             inbox.send(format!("<iq type='result' id='{id}'/></stream:stream>"))?;
         } else if stanza.starts_with(b"<message") {
             count += 1;
-            let wrong = if count % 10 == 5 {
-                wrong
-            } else {
-                Wrong::Nothing
-            };
-            let from = if wrong == Wrong::ForgeSender {
-                "root"
-            } else {
-                &user
-            };
+            let wrong = if count % 10 == 5 { wrong } else { Wrong::Nothing };
+            let from = if wrong == Wrong::ForgeSender { "root" } else { &user };
             let to = attribute(&stanza, "to").and_then(|to| to.split('@').next());
             let receiver = lock(&inboxes)[to.unwrap()].clone();
             let whole = String::from_utf8(stanza.clone())?;
@@ -148,16 +138,7 @@ fn features(user: &str) -> String {
 
 async fn talk(wrong: Wrong, max: bool, to: messages::To) -> Report {
     let (pairs, rate, window, seconds, size, drain) = (3, 300, 8, 1, 415, 2);
-    let options = messages::Options {
-        pairs,
-        rate,
-        max,
-        window,
-        seconds,
-        size,
-        to,
-        drain,
-    };
+    let options = messages::Options { pairs, rate, max, window, seconds, size, to, drain };
     messages::run(&serve(wrong).await, &options).await.unwrap()
 }
 
@@ -166,11 +147,7 @@ async fn a_right_server_is_found_right() {
     for (max, to) in [(false, messages::To::Bare), (true, messages::To::Full)] {
         let report = talk(Wrong::Nothing, max, to).await;
         assert!(report.clean(), "{}", report.text());
-        assert!(
-            report.value("received").unwrap() >= 299.0,
-            "{}",
-            report.text()
-        );
+        assert!(report.value("received").unwrap() >= 299.0, "{}", report.text());
         assert!(report.value("latency_p50").unwrap() > 0.0);
         assert!(report.value("server_cpu_per_message").unwrap() > 0.0);
     }
@@ -187,31 +164,16 @@ async fn each_wrong_of_a_server_is_noticed_and_named() {
     ] {
         let report = talk(wrong, false, messages::To::Bare).await;
         assert!(!report.clean(), "{wrong:?}");
-        assert_eq!(
-            report.value(name),
-            Some(30.0),
-            "{wrong:?}: {}",
-            report.text()
-        );
-        assert_eq!(
-            report.text().contains("came back as errors"),
-            wrong == Wrong::Refuse
-        );
+        assert_eq!(report.value(name), Some(30.0), "{wrong:?}: {}", report.text());
+        assert_eq!(report.text().contains("came back as errors"), wrong == Wrong::Refuse);
     }
 }
 
 #[tokio::test]
 async fn logins_are_counted_and_a_refused_password_is_a_fault() {
     let target = serve(Wrong::Nothing).await;
-    let report = logins::run(
-        &target,
-        &logins::Options {
-            count: 60,
-            concurrency: 8,
-            users: 20,
-        },
-    )
-    .await;
+    let report =
+        logins::run(&target, &logins::Options { count: 60, concurrency: 8, users: 20 }).await;
     let report = report.unwrap();
     assert!(report.clean(), "{}", report.text());
     assert_eq!(report.value("logins"), Some(60.0));
@@ -228,15 +190,8 @@ async fn logins_are_counted_and_a_refused_password_is_a_fault() {
         sources: 1,
     };
     let target = Arc::new(Target::new(&options).unwrap());
-    let refused = logins::run(
-        &target,
-        &logins::Options {
-            count: 1,
-            concurrency: 1,
-            users: 1,
-        },
-    )
-    .await;
+    let refused =
+        logins::run(&target, &logins::Options { count: 1, concurrency: 1, users: 1 }).await;
     assert!(format!("{:#}", refused.err().unwrap()).contains("not-authorized"));
 }
 
@@ -250,9 +205,7 @@ async fn idle_sessions_that_the_server_ends_are_a_fault() {
         settle: 0,
         roster: true,
     };
-    let right = idle::run(&serve(Wrong::Nothing).await, &options(15))
-        .await
-        .unwrap();
+    let right = idle::run(&serve(Wrong::Nothing).await, &options(15)).await.unwrap();
     assert!(right.clean(), "{}", right.text());
     assert_eq!(right.value("alive_at_the_end"), Some(15.0));
     assert!(right.value("per_session").is_some());

@@ -41,8 +41,7 @@ impl Tally {
     pub fn count(&mut self, sequence: u64) -> bool {
         if sequence >= self.next {
             let space = (REMEMBERED - self.missing.len()) as u64;
-            self.missing
-                .extend((self.next..sequence).take(space as usize));
+            self.missing.extend((self.next..sequence).take(space as usize));
             self.next = sequence + 1;
         } else if self.missing.remove(&sequence) {
             self.wrongs.reordered += 1;
@@ -61,10 +60,7 @@ impl Tally {
 
     /// The end of the book, when the sender has sent numbers `0..sent`.
     pub fn close(&self, sent: u64) -> Wrongs {
-        Wrongs {
-            lost: sent.saturating_sub(self.received),
-            ..self.wrongs
-        }
+        Wrongs { lost: sent.saturating_sub(self.received), ..self.wrongs }
     }
 }
 
@@ -83,47 +79,12 @@ mod tests {
     #[test]
     fn each_wrong_is_counted_as_itself() {
         assert_eq!(wrongs(&[0, 1, 2], 3), Wrongs::default());
-        assert_eq!(
-            wrongs(&[0, 2], 3),
-            Wrongs {
-                lost: 1,
-                ..Wrongs::default()
-            }
-        );
-        assert_eq!(
-            wrongs(&[0, 1], 3),
-            Wrongs {
-                lost: 1,
-                ..Wrongs::default()
-            }
-        );
-        assert_eq!(
-            wrongs(&[], 2),
-            Wrongs {
-                lost: 2,
-                ..Wrongs::default()
-            }
-        );
-        assert_eq!(
-            wrongs(&[0, 2, 1], 3),
-            Wrongs {
-                reordered: 1,
-                ..Wrongs::default()
-            }
-        );
-        assert_eq!(
-            wrongs(&[0, 1, 1, 2], 3),
-            Wrongs {
-                doubled: 1,
-                ..Wrongs::default()
-            }
-        );
-        let mixed = Wrongs {
-            lost: 1,
-            doubled: 1,
-            reordered: 1,
-            strayed: 0,
-        };
+        assert_eq!(wrongs(&[0, 2], 3), Wrongs { lost: 1, ..Wrongs::default() });
+        assert_eq!(wrongs(&[0, 1], 3), Wrongs { lost: 1, ..Wrongs::default() });
+        assert_eq!(wrongs(&[], 2), Wrongs { lost: 2, ..Wrongs::default() });
+        assert_eq!(wrongs(&[0, 2, 1], 3), Wrongs { reordered: 1, ..Wrongs::default() });
+        assert_eq!(wrongs(&[0, 1, 1, 2], 3), Wrongs { doubled: 1, ..Wrongs::default() });
+        let mixed = Wrongs { lost: 1, doubled: 1, reordered: 1, strayed: 0 };
         assert_eq!(wrongs(&[0, 3, 1, 3], 4), mixed);
     }
 

@@ -31,14 +31,9 @@ impl FromStr for Loopback {
             .parse()
             .map_err(|_| format!("`{text}` is not ADDRESS:PORT; hint: `127.0.0.1:5222`"))?;
         if !address.ip().to_canonical().is_loopback() {
-            return Err(format!(
-                "`{text}` is not a loopback address, and nothing else is loaded"
-            ));
+            return Err(format!("`{text}` is not a loopback address, and nothing else is loaded"));
         }
-        Ok(Self(SocketAddr::new(
-            address.ip().to_canonical(),
-            address.port(),
-        )))
+        Ok(Self(SocketAddr::new(address.ip().to_canonical(), address.port())))
     }
 }
 
@@ -67,12 +62,7 @@ impl fmt::Display for Mechanism {
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// The server's plain TCP address; loopback only
-    #[arg(
-        long,
-        global = true,
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:5222"
-    )]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5222")]
     pub against: Loopback,
     /// The served domain
     #[arg(long, global = true, default_value = "localhost")]
@@ -111,26 +101,15 @@ impl Target {
     /// Checks the options; fails when the process cannot be watched, the tokens cannot be read, or
     /// a name or password would need an escape that this program does not do.
     pub fn new(options: &Options) -> Result<Self> {
-        let Options {
-            against,
-            domain,
-            pid,
-            password,
-            mechanism,
-            tokens,
-            sources,
-        } = options.clone();
+        let Options { against, domain, pid, password, mechanism, tokens, sources } =
+            options.clone();
         ensure!(
             !domain.is_empty()
-                && domain
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)),
+                && domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)),
             "`{domain}` is not a domain of ASCII letters, digits, `-` and `.`"
         );
         ensure!(
-            password
-                .as_ref()
-                .is_none_or(|text| text.bytes().all(|b| b.is_ascii_graphic())),
+            password.as_ref().is_none_or(|text| text.bytes().all(|b| b.is_ascii_graphic())),
             "the password has other than visible ASCII characters"
         );
         ensure!(
@@ -168,9 +147,7 @@ impl Target {
 
     /// The password of an account.
     pub fn password(&self, index: u32) -> String {
-        self.password
-            .clone()
-            .unwrap_or_else(|| format!("pass-{index}"))
+        self.password.clone().unwrap_or_else(|| format!("pass-{index}"))
     }
 
     /// The token of an account.
@@ -194,12 +171,7 @@ impl Target {
 fn read_tokens(path: &PathBuf) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read tokens from `{}`", path.display()))?;
-    Ok(text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect())
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -208,25 +180,12 @@ mod tests {
 
     #[test]
     fn nothing_but_loopback_is_taken() {
-        for good in [
-            "127.0.0.1:5222",
-            "127.9.9.9:1",
-            "[::1]:5222",
-            "[::ffff:127.0.0.1]:5222",
-        ] {
+        for good in ["127.0.0.1:5222", "127.9.9.9:1", "[::1]:5222", "[::ffff:127.0.0.1]:5222"] {
             assert!(good.parse::<Loopback>().is_ok(), "{good}");
         }
-        let bad = [
-            "10.0.0.1:5222",
-            "0.0.0.0:5222",
-            "[::]:5222",
-            "[::ffff:8.8.8.8]:1",
-            "192.0.2.1:80",
-        ];
-        for bad in bad
-            .into_iter()
-            .chain(["localhost:5222", "example.org:5222", "127.0.0.1", ""])
-        {
+        let bad =
+            ["10.0.0.1:5222", "0.0.0.0:5222", "[::]:5222", "[::ffff:8.8.8.8]:1", "192.0.2.1:80"];
+        for bad in bad.into_iter().chain(["localhost:5222", "example.org:5222", "127.0.0.1", ""]) {
             assert!(bad.parse::<Loopback>().is_err(), "{bad}");
         }
     }

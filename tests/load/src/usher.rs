@@ -35,10 +35,7 @@ impl Usher {
         let program = program.context("no such program; hint: `cargo build --release`")?;
         let directory = tempfile::Builder::new().prefix("usher-load-").tempdir()?;
         let address = free_address()?;
-        fs::write(
-            directory.path().join("usher.toml"),
-            config(directory.path(), address),
-        )?;
+        fs::write(directory.path().join("usher.toml"), config(directory.path(), address))?;
         let output = File::create(directory.path().join("output"))?;
         let server = Command::new(&program)
             .args(["serve", "--config"])
@@ -49,12 +46,7 @@ impl Usher {
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start `{}`", program.display()))?;
-        let mut usher = Self {
-            program,
-            directory,
-            server,
-            address,
-        };
+        let mut usher = Self { program, directory, server, address };
         usher.answers().await?;
         Ok(usher)
     }
@@ -77,13 +69,10 @@ impl Usher {
         password: impl Fn(u32) -> String,
     ) -> Result<Duration> {
         let path = self.directory.path().join("accounts.csv");
-        let rows: String = (0..count)
-            .map(|n| format!("{},{}\n", jid(n), password(n)))
-            .collect();
+        let rows: String = (0..count).map(|n| format!("{},{}\n", jid(n), password(n))).collect();
         fs::write(&path, rows)?;
         let started = Instant::now();
-        self.command(&["user", "import", &path.to_string_lossy()])
-            .await?;
+        self.command(&["user", "import", &path.to_string_lossy()]).await?;
         Ok(started.elapsed())
     }
 
@@ -107,16 +96,10 @@ impl Usher {
     pub async fn stop(mut self) -> Result<()> {
         // The shell's own `kill`, as the standard library has no signal but SIGKILL.
         let script = "kill -TERM \"$0\"";
-        Command::new("sh")
-            .args(["-c", script, &self.pid().to_string()])
-            .status()?;
+        Command::new("sh").args(["-c", script, &self.pid().to_string()]).status()?;
         let status = wait(&mut self.server, STOP).await;
         let status = status.context("the server did not end after SIGTERM, and was killed")?;
-        ensure!(
-            status.success(),
-            "the server ended with {status}: {}",
-            self.printed()
-        );
+        ensure!(status.success(), "the server ended with {status}: {}", self.printed());
         Ok(())
     }
 
@@ -126,11 +109,7 @@ impl Usher {
             if let Some(status) = self.server.try_wait()? {
                 bail!("the server ended at once with {status}: {}", self.printed());
             }
-            ensure!(
-                Instant::now() < deadline,
-                "the server does not answer: {}",
-                self.printed()
-            );
+            ensure!(Instant::now() < deadline, "the server does not answer: {}", self.printed());
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
@@ -149,15 +128,9 @@ impl Usher {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()?;
-        let status = wait(&mut child, COMMAND)
-            .await
-            .with_context(|| format!("{what} hangs"))?;
+        let status = wait(&mut child, COMMAND).await.with_context(|| format!("{what} hangs"))?;
         let printed = fs::read_to_string(&path)?;
-        ensure!(
-            status.success(),
-            "{what} ended with {status}: {}",
-            tail(&printed)
-        );
+        ensure!(status.success(), "{what} ended with {status}: {}", tail(&printed));
         Ok(printed)
     }
 
@@ -232,10 +205,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let program = script(&directory, "echo the port is taken >&2; exit 1");
         let error = Usher::start(&program).await.err().unwrap();
-        assert!(
-            format!("{error:#}").contains("the port is taken"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").contains("the port is taken"), "{error:#}");
         assert!(Usher::start(Path::new("/nowhere/usher")).await.is_err());
     }
 }
