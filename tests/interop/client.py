@@ -212,7 +212,7 @@ class Client(ABC):
         """A round trip to the server and back."""
         await self.iq("get", f"<ping xmlns='{PING}'/>", to=self.door.domain)
 
-    # --- verbs, the same bytes for both libraries --------------------------------------------------
+    # --- verbs ---------------------------------------------------------------------------------
 
     async def message(self, to, body, *, kind="chat"):
         self._serial += 1

@@ -127,9 +127,7 @@ class SlixClient(Client):
         if self.tls == "direct":
             trust.set_alpn_protocols(["xmpp-client"])
         wanted = f"{self.bare}/{self.resource}" if self.resource else self.bare
-        library = Library(
-            wanted, self.secret, sasl_mech=self.mechanism, ssl_context=trust
-        )
+        library = Library(wanted, self.secret, sasl_mech=self.mechanism, ssl_context=trust)
         library.show = lambda xml: self.seen(describe(xml))
         library.enable_direct_tls = self.tls == "direct"
         library.enable_starttls = self.tls == "starttls"

@@ -34,7 +34,7 @@ async def test_a_disabled_account_is_out_and_told_so(usher, clients, kind, mecha
     await usher.ok("user", "disable", jid)
     assert await usher.sessions(jid) == []
     await told(client, contract.DISABLED)
-    assert (await usher.json("user", "show", jid))[contract.USER_DISABLED] is True
+    assert (await usher.json("user", "show", jid))[contract.USER_ENABLED] is False
 
     refused = await refusal(clients(kind, jid, password, mechanism=mechanism))
     assert refused.condition == contract.ACCOUNT_DISABLED
@@ -64,10 +64,10 @@ async def test_a_deleted_account_is_gone_and_its_name_inherits_nothing(usher, cl
     await alice.expect("presence", type="unavailable", **{"from": bob.jid})
     refused = await refusal(clients(pair[1], bob.bare, bob.secret))
     assert refused.condition == contract.WRONG_PASSWORD
-    assert [a[contract.USER_JID] for a in await usher.json("user", "list")] == [alice.bare]
+    assert [a[contract.USER_JID] for a in await usher.list("user", "list")] == [alice.bare]
 
     await usher.account("bob")
-    assert await usher.json("token", "list", bob.bare) == []
+    assert await usher.list("token", "list", bob.bare) == []
     assert (await refusal(clients(pair[1], bob.bare, token, mechanism="PLAIN"))).condition in (
         contract.TOKEN_FORGED,
         contract.TOKEN_REVOKED,
@@ -120,12 +120,13 @@ async def test_import_adds_the_good_rows_and_names_the_bad_ones(
     else:
         done = await usher.json("user", "import", str(table))
     assert done[contract.IMPORT_ADDED] == 3
-    skipped = done[contract.IMPORT_SKIPPED]
-    assert [row[contract.IMPORT_LINE] for row in skipped] == [2, 4, 5, 6, 7, 8]
-    assert all(row[contract.IMPORT_REASON] for row in skipped)
+    assert done[contract.IMPORT_SKIPPED] == 6
+    bad = sorted(row[contract.IMPORT_ROW] for row in done[contract.ROWS])
+    assert bad == [2, 4, 5, 6, 7, 8]
+    assert all(row[contract.IMPORT_PROBLEM] for row in done[contract.ROWS])
     table.unlink()
 
-    roles = {a[contract.USER_JID]: a[contract.USER_ROLE] for a in await usher.json("user", "list")}
+    roles = {a[contract.USER_JID]: a[contract.USER_ROLE] for a in await usher.list("user", "list")}
     assert roles == {
         "ann@localhost": "user",
         "ben@localhost": "operator",
@@ -152,6 +153,7 @@ async def test_letter_case_does_not_make_another_account(usher, clients, kind, s
         (["user", "add"], contract.USAGE),
         (["user", "role", "alice@localhost", "emperor"], contract.USAGE),
         (["user", "disable", "nobody@localhost"], contract.FAILED),
+        (["user", "show", "nobody@localhost"], contract.NO_MATCH),
         (["user", "import", "no-such-file.csv"], contract.FAILED),
         (["user", "dance"], contract.USAGE),
     ],

@@ -1,4 +1,4 @@
-"""Starting, configuring and asking the server, without a chat client."""
+"""Starting, configuring, asking and stopping the server."""
 
 import asyncio
 import stat
@@ -52,6 +52,34 @@ async def test_files_that_hold_secrets_are_for_the_owner_alone(usher):
     loose = {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077}
     directory = stat.S_IMODE(usher.data.stat().st_mode)
     assert not loose or not directory & 0o077, loose
+
+
+async def test_what_changes_anything_is_audited_without_its_secrets(usher):
+    jid, password = await usher.account("alice")
+    token_id, _ = await usher.mint(jid, "--label", "phone")
+    await usher.ok("token", "revoke", token_id)
+    await usher.cli("user", "add", jid, "--password-stdin", input=password + "\n")
+    await usher.sessions()
+    entries = await usher.json("audit", "list")
+    assert [(entry["what"], entry["ok"]) for entry in entries] == [
+        ("user add", False),
+        ("token revoke", True),
+        ("token mint", True),
+        ("user add", True),
+    ]
+    for entry in entries:
+        assert contract.AUDIT_FIELDS <= entry.keys()
+        assert entry["who"]
+        assert password not in str(entry)
+
+
+async def test_stop_does_what_sigterm_does(usher, clients, kind):
+    client = await clients(kind, *await usher.account("alice")).online()
+    await usher.ok("stop")
+    error = await client.expect("stream-error")
+    assert error["condition"] == contract.SHUTDOWN
+    await client.closed()
+    assert await usher.gone() == 0
 
 
 async def test_a_second_server_on_the_same_data_is_refused(usher, tmp_path):

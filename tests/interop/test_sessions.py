@@ -11,8 +11,7 @@ from client import LOGIN, Refused
 
 def outcomes(done):
     """JID and outcome of each session that `session end --json` names."""
-    sessions = done[contract.END_SESSIONS]
-    return {session["jid"]: session[contract.END_OUTCOME] for session in sessions}
+    return {session["jid"]: session[contract.END_OUTCOME] for session in done[contract.ROWS]}
 
 
 async def told(client, condition, text=None):
@@ -67,7 +66,7 @@ async def test_a_bare_connection_is_listed_as_unauthed(usher):
             await asyncio.sleep(0.05)
     [session] = found
     assert session["jid"] is None
-    assert session["address"] == f"127.0.0.1:{port}"
+    assert (session["address"], session["port"]) == ("127.0.0.1", port)
     assert (session["tls"], session["mechanism"]) == (None, None)
     writer.close()
 
@@ -126,7 +125,7 @@ async def test_watch_tells_a_session_s_life(usher, clients, kind):
         async with asyncio.timeout(LOGIN):
             while session is None or events[session][-1] != "ended":
                 change = json.loads(await watch.stdout.readline())
-                events.setdefault(change["id"], []).append(change[contract.WATCH_EVENT])
+                events.setdefault(change["id"], []).append(change[contract.WATCH_CHANGE])
                 if change["jid"] == client.jid:
                     session = change["id"]
         assert events[session] == contract.WATCH_LIFE
@@ -167,7 +166,7 @@ async def test_end_by_each_selector(usher, clients, pair, selector):
 
     before = await usher.sessions()
     dry = await usher.json("session", "end", *chosen, "--dry-run")
-    assert dry[contract.END_DRY_RUN] is True
+    assert dry[contract.DRY_RUN_COUNT] == len(ended)
     assert outcomes(dry) == dict.fromkeys(ended, contract.WOULD_END)
     assert {s["id"] for s in await usher.sessions()} == {s["id"] for s in before}
     for client in (alice, bob):
@@ -176,6 +175,7 @@ async def test_end_by_each_selector(usher, clients, pair, selector):
 
     done = await usher.json("session", "end", *chosen, "--reason", "Time for tea & cake")
     assert outcomes(done) == dict.fromkeys(ended, contract.ENDED)
+    assert done[contract.END_COUNT] == len(ended)
     # It says so only when it is really gone.
     assert {s["jid"] for s in await usher.sessions()}.isdisjoint(ended)
     await told(alice, contract.KICKED, "Time for tea & cake")
@@ -214,7 +214,7 @@ async def test_several_selectors_end_each_session_once(usher, clients, kind):
     client = await clients(kind, jid, password).online()
     session = await usher.session(client.jid)
     done = await usher.json("session", "end", client.jid, jid, "--id", session["id"])
-    assert len(done[contract.END_SESSIONS]) == 1
+    assert len(done[contract.ROWS]) == 1
     assert outcomes(done) == {client.jid: contract.ENDED}
 
 
@@ -268,8 +268,10 @@ async def test_a_client_that_stopped_answering_is_ended_all_the_same(usher, clie
         (["session", "list", "--stage", "asleep"], contract.USAGE),
         (["session", "dance"], contract.USAGE),
         (["session", "end", "nobody@localhost"], contract.NO_MATCH),
-        (["session", "end", "--id", "no-such-session"], contract.NO_MATCH),
-        (["session", "end", "--token", "no-such-token"], contract.NO_MATCH),
+        (["session", "end", "--id", "a" * 26], contract.NO_MATCH),
+        (["session", "end", "--id", "no-such-session"], contract.USAGE),
+        (["session", "end", "--token", "no such token"], contract.USAGE),
+        (["session", "show", "a" * 26], contract.NO_MATCH),
         (["session", "end", "--ip", "192.0.2.0/24"], contract.NO_MATCH),
         (["user", "show", "two@@ats"], contract.USAGE),
     ],

@@ -109,10 +109,11 @@ async def test_the_list_names_tokens_and_shows_no_secret(usher):
     jid, _ = await usher.account("alice")
     ids = {(await usher.mint(jid, "--label", label))[0] for label in ("one", "two")}
     await usher.ok("token", "revoke", min(ids))
-    listed = await usher.json("token", "list", jid)
+    listed = await usher.list("token", "list", jid)
     assert {token[contract.TOKEN_ID] for token in listed} == ids
     assert {token["label"] for token in listed} == {"one", "two"}
-    assert [bool(t["revoked"]) for t in listed if t[contract.TOKEN_ID] == min(ids)] == [True]
+    states = {token[contract.TOKEN_ID]: token[contract.TOKEN_STATE] for token in listed}
+    assert states == {min(ids): "revoked", max(ids): "valid"}
     # That no secret is in what was printed is searched for at the end of every test.
 
 
@@ -125,13 +126,25 @@ async def test_the_plain_output_of_mint_carries_the_token_once(usher, clients, k
     await clients(kind, jid, token, mechanism="PLAIN").online()
 
 
+async def test_a_token_that_is_not_there_is_nothing_matched(usher):
+    jid, _ = await usher.account("alice")
+    token_id, _ = await usher.mint(jid)
+    # Revoked and without a session: known, but there is nothing to end.
+    await usher.ok("token", "revoke", token_id)
+    done = await usher.cli("session", "end", "--token", token_id)
+    assert done.status == contract.NO_MATCH, str(done)
+    await usher.ok("user", "delete", jid)
+    done = await usher.cli("token", "revoke", token_id)
+    assert done.status == contract.NO_MATCH, str(done)
+
+
 @pytest.mark.parametrize(
     "arguments, status",
     [
         (["token", "mint", "nobody@localhost"], contract.FAILED),
         (["token", "mint"], contract.USAGE),
         (["token", "mint", "alice@localhost", "--ttl", "soon"], contract.USAGE),
-        (["token", "revoke", "no-such-token"], contract.NO_MATCH),
+        (["token", "revoke", "no such token"], contract.USAGE),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -119,13 +119,14 @@ class Usher:
     async def stop(self):
         """SIGTERM, a bounded wait, and the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return await self._gone()
+        return await self.gone()
 
     async def kill9(self):
         self.process.kill()
-        return await self._gone()
+        return await self.gone()
 
-    async def _gone(self):
+    async def gone(self):
+        """Waits, within bounds, until the process is over; its exit status."""
         try:
             async with asyncio.timeout(STOP):
                 status = await self.process.wait()
@@ -196,7 +197,7 @@ class Usher:
         """Mints a token; answers (id, the `secret-token:` string)."""
         done = await self.cli("token", "mint", jid, *options, "--json", record=False)
         assert done.status == contract.DONE, f"token mint: exit {done.status}\n{done.err}"
-        minted = done.json()
+        [minted] = done.json()[contract.ROWS]
         token = minted[contract.TOKEN_SECRET]
         assert contract.TOKEN.fullmatch(token), "not a token as RFC 8959 writes it"
         payload = token.removeprefix("secret-token:")
@@ -204,8 +205,15 @@ class Usher:
         self.secrets.update({payload, payload[-20:]})
         return minted[contract.TOKEN_ID], token
 
+    async def list(self, *args):
+        """A list, which may be empty."""
+        done = await self.cli(*args, "--json")
+        rows = done.json()
+        assert done.status == (contract.DONE if rows else contract.NO_MATCH), str(done)
+        return rows
+
     async def sessions(self, *pattern):
-        return await self.json("session", "list", *pattern)
+        return await self.list("session", "list", *pattern)
 
     async def session(self, jid):
         """The one session whose full JID this is."""

@@ -10,8 +10,19 @@ import os
 import signal
 from pathlib import Path
 
-from client import LOGIN, Client, Dropped, Event, Refused, StanzaError, conditions, describe, parse
-from client import SASL, WAIT
+from client import (
+    LOGIN,
+    SASL,
+    WAIT,
+    Client,
+    Dropped,
+    Event,
+    Refused,
+    StanzaError,
+    conditions,
+    describe,
+    parse,
+)
 from usher import ROOT
 
 MODULES = Path(os.environ.get("USHER_NODE", ROOT / "target" / "node"))
