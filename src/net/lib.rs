@@ -1,1 +1,5 @@
-//! (being written)
+//! Sockets: listeners, connections and TLS.
+
+#![forbid(unsafe_code)]
+
+pub mod tls;
