@@ -1,7 +1,7 @@
 //! The contract of [`server::store::Store`] as a suite that every driver must pass.
 //!
-//! Each check gets an empty store of its own and panics at what is wrong. What only an engine's owner
-//! can provoke, a crash or a full disk, is tested beside the driver.
+//! Each check gets an empty store of its own and panics at what is wrong. What only an engine's
+//! owner can provoke, a crash or a full disk, is tested beside the driver.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ static NEVER: Table = Table { name: "never_written", about: "stays without rows"
 pub const OWNERS: [Owner; 6] =
     [SERVER, 1, i64::MAX as Owner, i64::MAX as Owner + 1, Owner::MAX - 1, Owner::MAX];
 
-/// Runs the suite. `make` returns an empty store each time it is called; the suite closes it. Needs a
-/// tokio runtime.
+/// Runs the suite. `make` returns an empty store each time it is called; the suite closes it. Needs
+/// a tokio runtime.
 ///
 /// # Panics
 ///

@@ -3,17 +3,18 @@
 //! ```text
 //!   commit(batch) ──► commit queue ──► writer thread ── BEGIN, batch, batch, …, COMMIT, fsync ─┐
 //!        ▲             bounded                                                                 ▼
-//!        └──────────────── answered after the COMMIT ◄──────────────────────────────────── usher.db
+//!        └──────────────── answered after the COMMIT ◄─────────────────────────────────── usher.db
 //!                                                                                              │
 //!   get, rows, count ─► read queue ──► reader threads ── SELECT, one connection each ◄─────────┘
 //! ```
 //!
 //! Whatever has queued up while one commit waited for the disk goes to the disk together with the
-//! next (group commit), so a hundred sessions that write at once cost a few fsyncs and not a hundred.
-//! No call blocks the task that makes it: engines run in threads of their own, tasks await.
+//! next (group commit), so a hundred sessions that write at once cost a few fsyncs and not a
+//! hundred. No call blocks the task that makes it: engines run in threads of their own, tasks
+//! await.
 //!
-//! Nothing here knows what a row means. A driver for another engine is a crate of its own and proves
-//! itself with [`conformance`] (feature `conformance`).
+//! Nothing here knows what a row means. A driver for another engine is a crate of its own and
+//! proves itself with the suite in `conformance.rs` (feature `conformance`).
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,8 @@ pub fn memory() -> SharedStore {
     Arc::new(memory::Memory::default())
 }
 
-/// Opens the SQLite store in the directory `data`, `usher.db`, and creates both if they are not there.
+/// Opens the SQLite store in the directory `data`, `usher.db`, and creates both if they are not
+/// there.
 ///
 /// The directory is locked until the store is closed, so that two servers never share one; reading
 /// `usher.db` with SQLite's own tools meanwhile is fine. Blocks while it opens: call it at start.

@@ -3,11 +3,11 @@
 //! The order is the order of the calls, whatever happens to the futures. The queue holds a bounded
 //! amount; what comes on top waits in the porch, in the same order, and only as long as somebody
 //! waits for it: the future of a request in the porch takes it back when it is dropped. So a caller
-//! that awaits is slowed to the disk's pace, and one that gave up leaves no memory behind. A request
-//! in the queue proper is carried out even if nobody waits any more.
+//! that awaits is slowed to the disk's pace, and one that gave up leaves no memory behind. A
+//! request in the queue proper is carried out even if nobody waits any more.
 //!
-//! Requests in the porch move on without their future being polled: a task that holds one such future
-//! and awaits something else stops nobody behind it.
+//! Requests in the porch move on without their future being polled: a task that holds one such
+//! future and awaits something else stops nobody behind it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -52,7 +52,8 @@ impl<T> Queue<T> {
         Arc::new(Self { state: Mutex::new(state), filled: Condvar::new(), room })
     }
 
-    /// Adds a request that holds `bytes` of memory. Keep the place for as long as the answer matters.
+    /// Adds a request that holds `bytes` of memory. Keep the place for as long as the answer
+    /// matters.
     pub(crate) fn push(self: &Arc<Self>, request: T, bytes: usize) -> Result<Place<T>, Closed> {
         let mut state = self.state.lock();
         if state.closed {
@@ -118,8 +119,8 @@ impl<T> Queue<T> {
 }
 
 /// The end where requests come out, shared by the threads that take them. When it is dropped, be it
-/// because they panicked, nobody takes requests any more: those that are in are dropped, and no more
-/// are let in, so nobody waits for an answer that never comes.
+/// because they panicked, nobody takes requests any more: those that are in are dropped, and no
+/// more are let in, so nobody waits for an answer that never comes.
 pub(crate) struct Taker<T>(Arc<Queue<T>>);
 
 impl<T> Taker<T> {
@@ -127,8 +128,8 @@ impl<T> Taker<T> {
         Self(Arc::clone(queue))
     }
 
-    /// Takes the oldest requests, at most `most` of them, and blocks the thread until there are any.
-    /// `None` once the queue is closed and everything has been taken.
+    /// Takes the oldest requests, at most `most` of them, and blocks the thread until there are
+    /// any. `None` once the queue is closed and everything has been taken.
     pub(crate) fn take(&self, most: Limit) -> Option<Vec<T>> {
         self.0.take(most)
     }
@@ -155,8 +156,8 @@ impl<T> Drop for Place<T> {
     }
 }
 
-/// Invariant: the porch is empty unless the first request in it does not fit into `ready`, so there is
-/// nothing in the porch while `ready` is empty.
+/// Invariant: the porch is empty unless the first request in it does not fit into `ready`, so there
+/// is nothing in the porch while `ready` is empty.
 struct State<T> {
     /// Sum over `ready`.
     bytes: usize,

@@ -1,5 +1,5 @@
-//! How many commits and reads a second SQLite gives on this disk: `cargo run -p store --example commits
-//! [DIRECTORY]`.
+//! How many commits and reads a second SQLite gives on a disk:
+//! `cargo run -p store --example commits [DIRECTORY]`.
 //!
 //! A commit writes one row of 200 bytes and is acknowledged after its fsync; what grows with the
 //! number of tasks is the effect of group commit. The numbers are of this disk: compare them with

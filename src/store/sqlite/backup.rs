@@ -1,7 +1,7 @@
 //! A copy of the database, whole and consistent, while the server runs or not.
 //!
-//! `VACUUM INTO`: one snapshot, compacted; writers go on meanwhile. Keys that live beside the database
-//! in the data directory are not part of it.
+//! `VACUUM INTO`: one snapshot, compacted; writers go on meanwhile. Keys that live beside the
+//! database in the data directory are not part of it.
 
 use std::{
     fs::{self, File, OpenOptions},

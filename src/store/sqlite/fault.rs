@@ -58,13 +58,17 @@ impl Fault {
 /// One line: what happened, and what to do where something can be done.
 pub(super) fn describe(error: &Error, file: &Path) -> String {
     let file = file.display();
+    let other = || {
+        format!("SQLite failed on `{file}` ({error}); hint: restart, and report it if it persists")
+    };
     let Some(code) = error.sqlite_error_code() else {
-        return error.to_string();
+        return other();
     };
     match code {
         ErrorCode::CannotOpen => {
             format!(
-                "`{file}` cannot be opened ({error}); hint: check that its directory exists and is writable"
+                "`{file}` cannot be opened ({error}); hint: check that its directory exists and is \
+                 writable"
             )
         }
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => format!(
@@ -72,8 +76,8 @@ pub(super) fn describe(error: &Error, file: &Path) -> String {
              transaction open on it"
         ),
         ErrorCode::DatabaseCorrupt => format!(
-            "`{file}` is damaged ({error}); hint: stop the server, keep a copy, restore a backup or \
-             try `sqlite3 {file} .recover`"
+            "`{file}` is damaged ({error}); hint: stop the server, keep a copy, restore a backup \
+             or try `sqlite3 {file} .recover`"
         ),
         ErrorCode::DiskFull => {
             format!("no space left for `{file}`; hint: free some, writing resumes by itself")
@@ -82,13 +86,14 @@ pub(super) fn describe(error: &Error, file: &Path) -> String {
             "`{file}` is not an SQLite database; hint: move it away or choose another `data_dir`"
         ),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly => format!(
-            "`{file}` is read-only ({error}); hint: check owner and mode of the file, its `-wal` and \
-             `-shm`, and that the disk is mounted for writing"
+            "`{file}` is read-only ({error}); hint: check owner and mode of the file, its `-wal` \
+             and `-shm`, and that the disk is mounted for writing"
         ),
         ErrorCode::SystemIoFailure => format!(
-            "the disk failed under `{file}` ({error}); hint: see the kernel's log, then check the disk"
+            "the disk failed under `{file}` ({error}); hint: see the kernel's log, then check \
+             the disk"
         ),
         ErrorCode::TooBig => "a value is larger than SQLite takes (1 GB)".to_owned(),
-        _ => error.to_string(),
+        _ => other(),
     }
 }

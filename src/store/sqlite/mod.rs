@@ -107,7 +107,8 @@ impl Sqlite {
         })
     }
 
-    /// Transactions committed since the store was opened: fewer than batches, where group commit works.
+    /// Transactions committed since the store was opened: fewer than batches, where group commit
+    /// works.
     #[cfg(test)]
     pub(crate) fn transactions(&self) -> u64 {
         self.counters.transactions.load(std::sync::atomic::Ordering::Relaxed)

@@ -1,8 +1,8 @@
 //! Opening `usher.db`: the directory, the lock, the file's marks, the connections.
 //!
-//! The lock is an advisory one (`flock`) on `usher.lock` beside the file, and not SQLite's exclusive
-//! mode, because an operator may read the file while the server runs. It goes with the process,
-//! however that ends.
+//! The lock is an advisory one (`flock`) on `usher.lock` beside the file, and not SQLite's
+//! exclusive mode, because an operator may read the file while the server runs. It goes with the
+//! process, however that ends.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},

@@ -1,8 +1,8 @@
 //! A thread that reads, on a read-only connection of its own.
 //!
-//! Each request is one statement and so one snapshot, taken when the statement starts: a commit that
-//! was acknowledged before the request was made is in it. Requests nobody waits for any more are
-//! skipped.
+//! Each request is one statement and so one snapshot, taken when the statement starts: a commit
+//! that was acknowledged before the request was made is in it. Requests nobody waits for any more
+//! are skipped.
 
 use std::{path::Path, sync::Arc};
 

@@ -149,7 +149,8 @@ async fn commits_that_wait_share_a_transaction() {
     let store = Sqlite::open(data.path()).unwrap();
     store.commit(note("first", "v")).await.unwrap();
     let before = store.transactions();
-    // While somebody else holds the file, the writer waits with what it took, and the rest queues up.
+    // While somebody else holds the file, the writer waits with what it took, and the rest queues
+    // up.
     let blocker = Connection::open(data.path().join("usher.db")).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let calls: Vec<_> = (0..500).map(|n| store.commit(note(&format!("{n}"), "v"))).collect();

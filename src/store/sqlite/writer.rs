@@ -3,9 +3,10 @@
 //! It takes whatever has queued up, applies it in one transaction, in order, and answers everybody
 //! after the COMMIT. A batch's expectations are checked before its writes, so a conflict leaves
 //! nothing to undo and its neighbours untouched. When the engine itself fails, the transaction is
-//! rolled back and, unless the whole file is out of reach, each batch is tried again in a transaction
-//! of its own: one that is too large for the disk does not take the others with it. Nobody is answered out of a
-//! transaction that did not commit, not even with a conflict, for it may rest on a write that is gone.
+//! rolled back and, unless the whole file is out of reach, each batch is tried again in a
+//! transaction of its own: one that is too large for the disk does not take the others with it.
+//! Nobody is answered out of a transaction that did not commit, not even with a conflict, for it
+//! may rest on a write that is gone.
 
 use std::{
     cell::Cell,
