@@ -50,7 +50,8 @@ impl Client {
     /// Connects, authenticates account `index` and binds `resource`. Each answer is awaited for
     /// [`PATIENCE`] at most; the error says which step failed and with what condition.
     pub async fn log_in(target: &Target, index: u32, resource: &str) -> Result<Self> {
-        let mut client = Self::connect(target, index).await.context("cannot connect")?;
+        let client = Self::connect(target, index).await;
+        let mut client = client.with_context(|| format!("cannot connect to {}", target.address))?;
         let features = client.open(target).await.context("no stream")?;
         client.authenticate(target, index, &features).await.context("cannot authenticate")?;
         client.reader.framer.restart();

@@ -129,12 +129,13 @@ async fn hold(
 ) -> Result<()> {
     loop {
         tokio::select! {
+            biased;
+            () = told(&mut stopped) => break,
             stanza = client.reader.next() => {
                 if let Some(answer) = answer(stanza?) {
                     client.writer.send(answer.as_bytes()).await?;
                 }
             }
-            () = told(&mut stopped) => break,
         }
     }
     let _turn = turns.acquire().await?;

@@ -122,7 +122,7 @@ pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
     sleep(SURPLUS).await;
 
     stop.send_replace(true);
-    for mut writer in writers {
+    for writer in &mut writers {
         let _ = writer.close().await;
     }
     while let Some(ended) = listening.join_next().await {
@@ -251,9 +251,12 @@ async fn talk(
     let Options { rate, pairs, max, window, seconds, size, .. } = stage.options;
     let pair = &stage.pairs[index];
     let end = started + Duration::from_secs(seconds.into());
-    let gap = Duration::from_secs_f64(f64::from(pairs) / f64::from(rate));
-    let mut due = started + gap.mul_f64(index as f64 / f64::from(pairs));
-    let (mut sequence, mut batch) = (0u64, String::new());
+    // Pairs take turns; from the number, lest rounding add up.
+    let due_of = |sequence: u64| {
+        let place = sequence as f64 * f64::from(pairs) + index as f64;
+        started + Duration::from_secs_f64(place / f64::from(rate))
+    };
+    let (mut sequence, mut due, mut batch) = (0, due_of(0), String::new());
     loop {
         let now = Instant::now();
         // A schedule is kept to its last message, however late; a window closes with the time.
@@ -272,7 +275,7 @@ async fn talk(
                 stage.slip.record(now - due);
                 stage.write(&mut batch, index, &to, sequence, size);
                 sequence += 1;
-                due += gap;
+                due = due_of(sequence);
             }
         }
         if !batch.is_empty() {
@@ -329,8 +332,9 @@ async fn listen(
     let pair = &stage.pairs[index];
     loop {
         let stanza = tokio::select! {
-            stanza = client.reader.next() => stanza,
+            biased;
             () = told(&mut stopped) => break,
+            stanza = client.reader.next() => stanza,
         };
         let stanza = match stanza {
             Ok(stanza) if stanza.starts_with(b"<message") => stanza,
@@ -359,15 +363,17 @@ async fn listen(
 /// Reads what comes to a sender: answers are not expected, errors are counted.
 async fn overhear(stage: Arc<Stage>, mut reader: Reader, mut stopped: watch::Receiver<bool>) {
     loop {
-        tokio::select! {
-            stanza = reader.next() => match stanza {
-                Ok(stanza) if stanza.starts_with(b"<message") => {
-                    stage.refused.fetch_add(1, Relaxed);
-                }
-                Ok(_) => {}
-                Err(error) => return stage.fail(format!("a sender was cut off: {error:#}")),
-            },
+        let stanza = tokio::select! {
+            biased;
             () = told(&mut stopped) => break,
+            stanza = reader.next() => stanza,
+        };
+        match stanza {
+            Ok(stanza) if stanza.starts_with(b"<message") => {
+                stage.refused.fetch_add(1, Relaxed);
+            }
+            Ok(_) => {}
+            Err(error) => return stage.fail(format!("a sender was cut off: {error:#}")),
         }
     }
     let _ = reader.end().await;

@@ -145,8 +145,9 @@ async fn hear(
     let mut seen = HashSet::new();
     loop {
         let stanza = tokio::select! {
-            stanza = client.reader.next() => stanza,
+            biased;
             () = told(&mut stopped) => break,
+            stanza = client.reader.next() => stanza,
         };
         let stanza = match stanza {
             Ok(stanza) => stanza,
@@ -218,8 +219,9 @@ async fn befriend(
     }
     loop {
         let stanza = tokio::select! {
-            stanza = client.reader.next() => stanza?,
+            biased;
             () = told(&mut stopped) => return client.close().await,
+            stanza = client.reader.next() => stanza?,
         };
         if !stanza.starts_with(b"<presence") {
             continue;
