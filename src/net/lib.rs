@@ -1,5 +1,21 @@
-//! Sockets: listeners, connections and TLS.
+//! Sockets: the only crate that knows what a TCP stream is. What is deliberately absent: anything
+//! about accounts, routing or storage; a connection asks the server.
+//!
+//! ```text
+//! Listener ──accept──► Conn (one task, one hand-written future per connection)
+//!                       │  read ► scanner ► Stream::step ► effects
+//!                       │  waiting: one question to the server at a time; pauses reading
+//!                       └─ mailbox ► outbox ► vectored write
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod conn;
+mod listener;
+mod outbox;
+mod pace;
 pub mod tls;
+mod transport;
+
+pub use listener::{Door, ListenError, Listener};
+pub use tls::Tls;

@@ -1,12 +1,12 @@
-//! TLS for the listeners: versions 1.2 and 1.3, one certificate at a time, replaceable while running
-//! (RFC 7590, XEP-0368), and what an authentication can bind to (RFC 5929, RFC 9266).
+//! TLS for the listeners: versions 1.2 and 1.3, one certificate at a time, replaceable while
+//! running (RFC 7590, XEP-0368), and what an authentication can bind to (RFC 5929, RFC 9266).
 //!
 //! ```text
 //!   load | self_signed ──► Identity ──► Tls ──► Served: two ServerConfigs, end point, fingerprint
 //! ```
 //!
-//! A connection keeps the [`Served`] it was accepted with: after a replacement its channel binding is
-//! still that of the certificate its peer saw. No client certificates, no early data, no
+//! A connection keeps the [`Served`] it was accepted with: after a replacement its channel binding
+//! is still that of the certificate its peer saw. No client certificates, no early data, no
 //! renegotiation. The certificate does not yet depend on the name that the client asks for.
 
 mod end_point;
@@ -28,8 +28,8 @@ pub use self_signed::self_signed;
 /// The protocol of a direct TLS port (XEP-0368 section 2.2).
 const ALPN: &[u8] = b"xmpp-client";
 
-/// The TLS side of the listeners. Accepting takes a reference; replacing the certificate disturbs no
-/// connection.
+/// The TLS side of the listeners. Accepting takes a reference; replacing the certificate disturbs
+/// no connection.
 pub struct Tls(RwLock<Arc<Served>>);
 
 impl Tls {
@@ -103,9 +103,9 @@ impl Served {
         // section 4.2). Every library of the last ten years has it.
         config.require_ems = true;
         config.max_early_data_size = 0;
-        // Stateless tickets, so that a million reconnecting phones cost no memory; one is enough for
-        // a client with one connection. The keys are fresh for every certificate: a session resumed
-        // across a replacement would bind its ends to different certificates.
+        // Stateless tickets, so that a million reconnecting phones cost no memory; one is enough
+        // for a client with one connection. The keys are fresh for every certificate: a session
+        // resumed across a replacement would bind its ends to different certificates.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = ring::Ticketer::new().map_err(unusable)?;
         config.send_tls13_tickets = 1;
@@ -120,8 +120,8 @@ impl Served {
         Arc::clone(&self.starttls)
     }
 
-    /// For the direct TLS port: a client that offers ALPN without `xmpp-client` is refused, one that
-    /// offers none is served.
+    /// For the direct TLS port: a client that offers ALPN without `xmpp-client` is refused, one
+    /// that offers none is served.
     pub fn direct_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.direct)
     }
@@ -144,8 +144,8 @@ impl Served {
     }
 }
 
-/// The `tls-exporter` of a connection (RFC 9266 section 2); `None` while the handshake runs. TLS 1.2
-/// is only ever spoken with the extended master secret, which makes it safe there too.
+/// The `tls-exporter` of a connection (RFC 9266 section 2); `None` while the handshake runs. TLS
+/// 1.2 is only ever spoken with the extended master secret, which makes it safe there too.
 pub fn exporter(conn: &ServerConnection) -> Option<[u8; 32]> {
     if conn.is_handshaking() {
         return None;

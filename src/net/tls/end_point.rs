@@ -1,12 +1,12 @@
-//! The hash behind `tls-server-end-point` (RFC 5929 section 4.1): the whole certificate, hashed with
-//! the hash of its own signature, except that MD5 and SHA-1 are replaced by SHA-256.
+//! The hash behind `tls-server-end-point` (RFC 5929 section 4.1): the whole certificate, hashed
+//! with the hash of its own signature, except that MD5 and SHA-1 are replaced by SHA-256.
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
-/// The channel binding data of a certificate in DER; `None` when its signature has no hash of its own
-/// or one that nobody uses.
+/// The channel binding data of a certificate in DER; `None` when its signature has no hash of its
+/// own or one that nobody uses.
 pub(super) fn hash(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let algorithm = &parsed.signature_algorithm;

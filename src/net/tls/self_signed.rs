@@ -1,8 +1,8 @@
 //! The certificate of a server that was given none: made once, kept in the data directory, and made
 //! anew when it no longer covers the hosts or its time is nearly over.
 //!
-//! It names every host as a DNS name (or an address) and as an XMPP address (`id-on-xmppAddr`,
-//! RFC 6120 section 13.7.1.2). Clients have to be told to trust it; while its files stay, so does its
+//! It names every host as a DNS name (or an address) and as an XMPP address (`id-on-xmppAddr`, RFC
+//! 6120 section 13.7.1.2). Clients have to be told to trust it; while its files stay, so does its
 //! fingerprint.
 
 use std::fs::{self, OpenOptions};
@@ -26,8 +26,8 @@ use super::identity::{Identity, TlsError, load, unix_seconds};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long it is good for: long enough that a pinned fingerprint is not a yearly chore, short enough
-/// for the clients that refuse longer ones (825 days).
+/// How long it is good for: long enough that a pinned fingerprint is not a yearly chore, short
+/// enough for the clients that refuse longer ones (825 days).
 const LIFETIME: Duration = Duration::from_secs(820 * 24 * 60 * 60);
 
 /// It is replaced at the first start with less than this left.

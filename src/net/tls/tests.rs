@@ -244,7 +244,8 @@ fn says_what_is_wrong_with_the_files() {
                 &good,
                 &file(
                     "locked.key",
-                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----",
+                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n\
+                     -----END ENCRYPTED PRIVATE KEY-----",
                 ),
             ),
             "locked.key` is encrypted",

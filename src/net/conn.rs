@@ -1,0 +1,490 @@
+//! The one future per connection, polled by hand so that an idle one holds nothing but itself: bytes
+//! are read into a buffer that all connections of a thread share and scanned there; only the tail of
+//! an unfinished stanza is kept. One question to the server may be open at a time; while it is,
+//! nothing is read, which keeps the order of stanzas and pushes back on the peer.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use server::{
+    Server, Session,
+    config::Phase,
+    end::{End, Reason},
+    hooks::Flow,
+    login::Candidate,
+    random,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use wire::{
+    Event, Limits, Scanner,
+    stream::{Effect, Effects, Input, Settings, Stream},
+};
+
+use crate::{outbox::Outbox, pace::Pace, tls::Tls, transport::Transport};
+
+/// Size of the read buffer of a thread: one TLS record.
+const SCRATCH: usize = 16 * 1024;
+/// Bytes that may wait in the outbox before no more mail is collected and the peer is not read.
+const OUTBOX: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
+/// What all connections of a listener share.
+pub(crate) struct Shared {
+    pub(crate) server: Arc<Server>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) tls: Arc<Tls>,
+}
+
+/// An answer of the server.
+enum Answer {
+    /// The stanza is where it belongs.
+    Routed,
+    /// For the stream's state machine, with what to remember until the login is entered.
+    Step(Input, Option<Candidate>),
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// One connection.
+pub(crate) struct Conn {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    transport: Transport,
+    scanner: Scanner,
+    stream: Stream,
+    outbox: Outbox,
+    waiting: Option<Waiting>,
+    /// Read, but behind a stanza that is still being waited for.
+    unread: Vec<u8>,
+    candidate: Option<Box<Candidate>>,
+    pace: Pace,
+    /// Bytes per second that the present phase allows.
+    rate: u32,
+    /// The peer was told to go on with TLS; the handshake starts when that has left.
+    upgrade: bool,
+    closing: Option<Box<Closing>>,
+}
+
+/// The last moments of a connection.
+struct Closing {
+    /// When it is cut, whatever the peer does.
+    deadline: Pin<Box<Sleep>>,
+    /// The peer has closed first: nothing to wait for once our last bytes have left.
+    at_once: bool,
+    /// Our side is shut.
+    shut: bool,
+    /// The peer's side is.
+    peer_shut: bool,
+}
+
+/// Serves a connection until it is over and its session is settled.
+pub(crate) async fn serve(conn: Conn) {
+    let mut settle =
+        Settle { server: conn.shared.server.clone(), session: Some(conn.session.clone()) };
+    conn.await;
+    if let Some(session) = settle.session.take() {
+        // Boxed: it would otherwise be part of every connection's task for all its life.
+        Box::pin(async move { settle.server.settle(&session).await }).await;
+    }
+}
+
+/// Sees a session to its end even if its connection's task panics: that ends one session only.
+struct Settle {
+    server: Arc<Server>,
+    session: Option<Arc<Session>>,
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let server = self.server.clone();
+            self.server.spawn(async move {
+                server.end(&session, End::new(Reason::Internal));
+                server.settle(&session).await;
+            });
+        }
+    }
+}
+
+impl Conn {
+    /// A connection that starts in the clear, or with a TLS handshake if `direct`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        session: Arc<Session>,
+        tcp: tokio::net::TcpStream,
+        direct: bool,
+    ) -> Self {
+        let mut transport = Transport::Tcp(tcp);
+        if direct {
+            transport.encrypt(shared.tls.served(), true);
+        }
+        let phase = &shared.server.config.limits.unauthed;
+        Self {
+            scanner: Scanner::new(limits(phase)),
+            stream: Stream::new(shared.settings.clone(), None),
+            rate: phase.bytes_per_second,
+            shared,
+            session,
+            transport,
+            outbox: Outbox::default(),
+            waiting: None,
+            unread: Vec::new(),
+            candidate: None,
+            pace: Pace::default(),
+            upgrade: false,
+            closing: None,
+        }
+    }
+
+    /// The connection broke; nobody is there to be told.
+    fn lost(&mut self) {
+        self.transport = Transport::None;
+        self.shared.server.end(&self.session, End::peer(Reason::Lost));
+    }
+
+    fn step(&mut self, input: Input) {
+        let effects = self.stream.step(input, &mut random::text);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for effect in effects {
+            let server = &self.shared.server;
+            match effect {
+                Effect::Send(bytes) => self.outbox.push(bytes),
+                Effect::StartTls => self.upgrade = true,
+                Effect::Restart => self.scanner.restart(),
+                Effect::Stanza(frame) => {
+                    self.session.traffic.rx_stanzas.fetch_add(1, Relaxed);
+                    let flow = server.inbound(&self.session, self.stream.lang(), frame);
+                    if let Flow::Later(future) = flow {
+                        self.wait(async move {
+                            future.await;
+                            Answer::Routed
+                        });
+                    }
+                }
+                Effect::Fail(error) => {
+                    server.end(&self.session, End::protocol(error));
+                }
+                Effect::Closed => {
+                    server.end(&self.session, End::peer(Reason::Closed));
+                }
+                question => self.ask(question),
+            }
+        }
+    }
+
+    /// Passes a question of the state machine on to the server.
+    fn ask(&mut self, question: Effect) {
+        let (server, session) = (self.shared.server.clone(), self.session.clone());
+        match question {
+            Effect::FindKeys { user, hash } => self.wait(async move {
+                match server.scram_keys(&user, hash).await {
+                    Ok((keys, candidate)) => Answer::Step(Input::Keys(Ok(keys)), Some(candidate)),
+                    Err(denied) => Answer::Step(Input::Keys(Err(denied)), None),
+                }
+            }),
+            Effect::CheckPassword { user, password } => self.wait(async move {
+                match server.check_password(&user, password).await {
+                    Ok(candidate) => Answer::Step(Input::Checked(Ok(user)), Some(candidate)),
+                    Err(denied) => Answer::Step(Input::Checked(Err(denied)), None),
+                }
+            }),
+            Effect::CheckToken { user, token } => self.wait(async move {
+                match server.check_token(user.as_ref(), token).await {
+                    Ok(candidate) => {
+                        let owner = candidate.jid().clone();
+                        Answer::Step(Input::Checked(Ok(owner)), Some(candidate))
+                    }
+                    Err(denied) => Answer::Step(Input::Checked(Err(denied)), None),
+                }
+            }),
+            Effect::Enter { user, mechanism, binding } => {
+                let candidate = self.candidate.take().filter(|candidate| *candidate.jid() == user);
+                self.wait(async move {
+                    let entered = match candidate {
+                        Some(candidate) => {
+                            server.enter(&session, *candidate, mechanism, binding).await
+                        }
+                        None => Err(wire::SaslFailure::NotAuthorized.into()),
+                    };
+                    Answer::Step(Input::Entered(entered.map(|_| ())), None)
+                });
+            }
+            Effect::Bind { resource } => self.wait(async move {
+                let bound = server.bind(&session, resource.as_deref()).await;
+                Answer::Step(Input::Bound(bound), None)
+            }),
+            // Carried out on the spot, above.
+            Effect::Send(_)
+            | Effect::StartTls
+            | Effect::Restart
+            | Effect::Stanza(_)
+            | Effect::Fail(_)
+            | Effect::Closed => {}
+        }
+    }
+
+    fn wait(&mut self, answer: impl Future<Output = Answer> + Send + 'static) {
+        debug_assert!(self.waiting.is_none(), "one question at a time");
+        self.waiting = Some(Box::pin(answer));
+    }
+
+    /// Takes on the limits of a phase, whole.
+    fn enter_phase(&mut self, phase: Phase) {
+        self.scanner.set_limits(limits(&phase));
+        self.rate = phase.bytes_per_second;
+    }
+
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.waiting else { return false };
+        let Poll::Ready(answer) = waiting.as_mut().poll(cx) else { return false };
+        self.waiting = None;
+        if let Answer::Step(input, candidate) = answer {
+            if candidate.is_some() {
+                self.candidate = candidate.map(Box::new);
+            }
+            let limits = &self.shared.server.config.limits;
+            match &input {
+                Input::Entered(Ok(())) => self.enter_phase(limits.unbound),
+                Input::Bound(Ok(_)) => self.enter_phase(limits.bound),
+                _ => {}
+            }
+            if self.closing.is_none() {
+                self.step(input);
+            }
+        }
+        true
+    }
+
+    /// Starts the handshake once `<proceed/>` has left, and sees it through.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.upgrade && self.outbox.is_flushed() {
+            self.upgrade = false;
+            self.transport.encrypt(self.shared.tls.served(), false);
+        }
+        if !matches!(self.transport, Transport::Handshake(..)) {
+            return false;
+        }
+        match self.transport.poll_handshake(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok((info, up))) => {
+                self.session.set_tls(info);
+                self.step(Input::Encrypted(up));
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::info!(
+                    event = "tls-failed",
+                    session = %self.session.id,
+                    address = %self.session.address(),
+                    %error,
+                );
+                self.lost();
+            }
+        }
+        true
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.closing.is_some() {
+            return self.poll_discard(cx);
+        }
+        let busy = self.waiting.is_some() || self.upgrade || self.outbox.bytes() > OUTBOX;
+        if busy || !self.transport.is_open() || !self.session.alive() {
+            return false;
+        }
+        if !self.unread.is_empty() {
+            let unread = std::mem::take(&mut self.unread);
+            self.scan(&unread);
+            return true;
+        }
+        if !self.pace.ready(cx) {
+            return false;
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            match Pin::new(&mut self.transport).poll_read(cx, &mut read) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    let count = read.filled().len();
+                    self.session.traffic.rx_bytes.fetch_add(count as u64, Relaxed);
+                    self.pace.spend(count, self.rate);
+                    self.scan(read.filled());
+                    true
+                }
+                Poll::Ready(_) => {
+                    self.lost();
+                    true
+                }
+            }
+        })
+    }
+
+    /// Takes in what was read, up to a point where the server has to be asked first.
+    fn scan(&mut self, mut input: &[u8]) {
+        while !input.is_empty() {
+            let step = match self.scanner.feed(input) {
+                Ok((used, event)) => {
+                    input = input.get(used..).unwrap_or_default();
+                    event
+                }
+                Err(error) => return self.step(Input::Fault(error)),
+            };
+            match step {
+                None => continue,
+                Some(Event::Open(header)) => self.step(Input::Header(header)),
+                Some(Event::Stanza(frame)) => self.step(Input::Frame(frame)),
+                Some(Event::Close) => self.step(Input::Close),
+            }
+            // Whatever came in the clear behind <starttls/> was never protected: it is dropped.
+            if self.upgrade || !self.session.alive() {
+                return;
+            }
+            if self.waiting.is_some() {
+                self.unread = input.to_vec();
+                return;
+            }
+        }
+    }
+
+    /// Reads what the peer still sends only to see it close.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(closing) = &mut self.closing else { return false };
+        if closing.peer_shut || !self.transport.is_open() {
+            return false;
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            match Pin::new(&mut self.transport).poll_read(cx, &mut read) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => true,
+                Poll::Ready(_) => {
+                    closing.peer_shut = true;
+                    true
+                }
+            }
+        })
+    }
+
+    fn collect_mail(&mut self, cx: &mut Context<'_>) -> bool {
+        // The waker is left behind in any case: an end wakes through the mailbox as well.
+        let closing = self.closing.is_some() || !self.session.alive();
+        let room = if closing { 0 } else { OUTBOX.saturating_sub(self.outbox.bytes()) };
+        let (outbox, traffic) = (&mut self.outbox, &self.session.traffic);
+        self.session.mailbox.take(room, cx.waker(), |parcel| {
+            traffic.tx_stanzas.fetch_add(1, Relaxed);
+            parcel.pieces(|piece| outbox.push(piece));
+        })
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.outbox.is_flushed() || !self.transport.is_open() {
+            return false;
+        }
+        let before = self.outbox.bytes();
+        let result = self.outbox.poll_write(&mut self.transport, cx);
+        let written = before - self.outbox.bytes();
+        self.session.traffic.tx_bytes.fetch_add(written as u64, Relaxed);
+        match result {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                self.lost();
+                true
+            }
+        }
+    }
+
+    /// The session is over: say so, once.
+    fn begin_closing(&mut self) {
+        if self.closing.is_some() || self.session.alive() {
+            return;
+        }
+        let reason = self.session.end_record().map(|record| record.reason);
+        let Some(reason) = reason else { return };
+        let error = self.session.take_farewell();
+        self.unread = Vec::new();
+        if self.transport.is_open() && reason != Reason::Lost {
+            self.outbox.push(self.stream.farewell(error.as_ref(), &mut random::text));
+        }
+        let wait = self.shared.server.config.sessions.close_wait.get().unwrap_or(0);
+        self.closing = Some(Box::new(Closing {
+            deadline: Box::pin(sleep_until(Instant::now() + Duration::from_secs(wait))),
+            at_once: matches!(reason, Reason::Closed | Reason::Lost),
+            shut: false,
+            peer_shut: false,
+        }));
+    }
+
+    /// Whether the connection can go: both sides are shut, or it has taken long enough.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(closing) = &mut self.closing else { return false };
+        if !self.transport.is_open() || closing.deadline.as_mut().poll(cx).is_ready() {
+            return true;
+        }
+        if self.outbox.is_flushed() && !closing.shut {
+            match Pin::new(&mut self.transport).poll_shutdown(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => closing.shut = true,
+                Poll::Ready(Err(_)) => return true,
+            }
+        }
+        closing.shut && (closing.at_once || closing.peer_shut)
+    }
+}
+
+impl Future for Conn {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let conn = self.get_mut();
+        loop {
+            conn.begin_closing();
+            let progress = conn.poll_handshake(cx)
+                | conn.poll_waiting(cx)
+                | conn.poll_read(cx)
+                | conn.collect_mail(cx)
+                | conn.poll_write(cx);
+            if conn.poll_closed(cx) {
+                return Poll::Ready(());
+            }
+            if !progress && (conn.closing.is_some() || conn.session.alive()) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+fn limits(phase: &Phase) -> Limits {
+    Limits {
+        bytes: phase.stanza_bytes,
+        elements: phase.elements,
+        depth: phase.depth,
+        attributes: phase.attributes,
+        namespaces: phase.attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<Conn>();
+        assert!(size <= 512, "a connection takes {size} bytes");
+    }
+}

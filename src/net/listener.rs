@@ -1,0 +1,179 @@
+//! Doors: addresses on which connections are taken in.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use server::{Server, random};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use wire::stream::{Settings, Stream};
+
+use crate::{
+    conn::{Conn, Shared, serve},
+    tls::Tls,
+};
+
+/// Connections that the kernel keeps while none is accepted.
+const BACKLOG: i32 = 4096;
+
+/// What is spoken at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Clients that start in the clear and may upgrade.
+    C2s,
+    /// Clients that start with TLS.
+    C2sTls,
+}
+
+impl Door {
+    /// The key in `[listen]`.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::C2s => "c2s",
+            Self::C2sTls => "c2s_tls",
+        }
+    }
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else has the port.
+    #[error(
+        "cannot listen on {address}: the port is in use; hint: stop the other program \
+         (`ss -ltnp` shows it) or set `listen.{key}` to another address"
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// The key in `[listen]`.
+        key: &'static str,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {error}; hint: check `listen.{key}`")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// The key in `[listen]`.
+        key: &'static str,
+        /// What failed.
+        error: io::Error,
+    },
+}
+
+/// A bound address; connections wait in the kernel until [`run`](Self::run).
+pub struct Listener {
+    socket: TcpListener,
+    door: Door,
+}
+
+impl Listener {
+    /// Binds an address. `[::]` takes IPv4 as well, and alone where there is no IPv6.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(door: Door, address: SocketAddr) -> Result<Self, ListenError> {
+        let bound = match open(address) {
+            Err(_) if address.ip().is_unspecified() && address.is_ipv6() && !has_ipv6() => {
+                open((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            }
+            other => other,
+        };
+        match bound {
+            Ok(socket) => Ok(Self { socket, door }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Err(ListenError::InUse { address, key: door.key() })
+            }
+            Err(error) => Err(ListenError::Io { address, key: door.key(), error }),
+        }
+    }
+
+    /// The address as bound, with the real port.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
+    /// What is spoken here.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.door
+    }
+
+    /// Takes in connections until the task is dropped.
+    pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
+        let config = &server.config;
+        let settings = Arc::new(Settings {
+            hosts: server.hosts.clone(),
+            starttls: self.door == Door::C2s,
+            tls_required: config.tls.required,
+            attempts: config.auth.attempts,
+            features: server.registrations.stream_features.clone(),
+        });
+        let shared = Arc::new(Shared { server, settings, tls });
+        loop {
+            match self.socket.accept().await {
+                Ok((tcp, peer)) => self.take_in(&shared, tcp, peer),
+                Err(error) => {
+                    // Out of descriptors or memory: those who wait are not lost, and others leave.
+                    tracing::warn!(event = "accept-failed", %error);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn take_in(&self, shared: &Arc<Shared>, tcp: TcpStream, peer: SocketAddr) {
+        if let Err(error) = tune(&tcp) {
+            tracing::debug!(event = "socket-options", %error);
+        }
+        match shared.server.connect(peer) {
+            Ok(session) => {
+                let direct = self.door == Door::C2sTls;
+                tokio::spawn(serve(Conn::new(shared.clone(), session, tcp, direct)));
+            }
+            Err(error) if self.door == Door::C2s => {
+                let mut stream = Stream::new(shared.settings.clone(), None);
+                let last = stream.farewell(Some(&error), &mut random::text);
+                // A courtesy: it fits into the empty send buffer, or the peer learns nothing.
+                let _ = tcp.try_write(&last);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Only skips the wait for old connections of the port; another listener still gets in the way.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
+}
+
+/// Small stanzas leave at once; a peer that is gone is noticed within minutes.
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(120))
+        .with_interval(Duration::from_secs(20))
+        .with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
+    Ok(())
+}
