@@ -93,5 +93,5 @@ ACCOUNT_DISABLED = "account-disabled"
 TOKEN_REVOKED = "credentials-expired"
 TOKEN_FORGED = "not-authorized"
 
-# --- a token as it is written (RFC 8959: `secret-token:` and one or more URI path characters) ------
+# --- a token as it is written (RFC 8959: `secret-token:` and URI path characters) -----------------
 TOKEN = re.compile(r"secret-token:[A-Za-z0-9\-._~!$&'()*+,;=:@%]+")
