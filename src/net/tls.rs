@@ -25,7 +25,7 @@ use wire::sasl::ChannelBinding;
 pub use identity::{Identity, TlsError, load};
 pub use self_signed::self_signed;
 
-/// The protocol of a direct TLS port (XEP-0368 section 2.2).
+/// The protocol of a direct TLS port (XEP-0368).
 const ALPN: &[u8] = b"xmpp-client";
 
 /// The TLS side of the listeners. Accepting takes a reference; replacing the certificate disturbs
@@ -99,8 +99,8 @@ impl Served {
             .with_no_client_auth()
             .with_single_cert(identity.certificates, identity.key)
             .map_err(unusable)?;
-        // Without the extended master secret a TLS 1.2 exporter binds to nothing (RFC 9266
-        // section 4.2). Every library of the last ten years has it.
+        // Without the extended master secret (RFC 7627) a TLS 1.2 exporter does not identify one
+        // session, and RFC 9266 forbids binding to it. Every library of the last ten years has it.
         config.require_ems = true;
         config.max_early_data_size = 0;
         // Stateless tickets, so that a million reconnecting phones cost no memory; one is enough

@@ -3,22 +3,22 @@
 //! A [`Jid`] that exists is prepared, so two addresses are the same account exactly when they are
 //! equal. There is no unprepared form and no way to build one.
 //!
-//! RFC 7622 (PRECIS) and RFC 6122 (stringprep) disagree on a few thousand characters. What counts is
-//! that an address means the same on both ends of a link, and the servers in the field prepare with
-//! stringprep; so the rule is *produce what both would leave alone*:
+//! RFC 7622 (PRECIS) and RFC 6122 (stringprep) disagree on a few thousand characters. What counts
+//! is that an address means the same on both ends of a link, and the servers in the field prepare
+//! with stringprep; so the rule is *produce what both would leave alone*:
 //!
 //! * localpart: nodeprep's mapping (B.1 removed, folded with B.2, NFKC). It differs from
-//!   UsernameCaseMapped where that keeps a character another server would rewrite (`ß` becomes `ss`,
-//!   `ς` becomes `σ`) or refuses one the others map (`ﬁ`, `①`). Characters younger than Unicode 3.2
-//!   are refused: most of the network could not address them, and their compatibility mappings are
-//!   how two names that look different once became one account.
+//!   UsernameCaseMapped where that keeps a character another server would rewrite (`ß` becomes
+//!   `ss`, `ς` becomes `σ`) or refuses one the others map (`ﬁ`, `①`). Characters younger than
+//!   Unicode 3.2 are refused: most of the network could not address them, and their compatibility
+//!   mappings are how two names that look different once became one account.
 //! * resourcepart: resourceprep's mapping (B.1 removed, NFKC) with the spaces of OpaqueString.
 //!   NFKC instead of OpaqueString's NFC because a peer that sends back `x2` for `x²` must find the
 //!   session. Characters younger than Unicode 3.2 are let through (emoji in nicknames and device
 //!   names are common, and servers in the field accept them) unless they are invisible.
-//! * domainpart: UTS 46 to U-labels in lower case, the root's trailing dot removed, IPv6 literals in
-//!   brackets and in their canonical spelling. Underscores are let through: hosts in closed networks
-//!   have them. Nothing is looked up.
+//! * domainpart: UTS 46 to U-labels in lower case, the root's trailing dot removed, IPv6 literals
+//!   in brackets and in their canonical spelling. Underscores are let through: hosts in closed
+//!   networks have them. Nothing is looked up.
 //!
 //! XEP-0106 escapes are ordinary characters here.
 
@@ -42,8 +42,8 @@ const PART_MAX: usize = 1023;
 /// this long is an attack.
 const RAW_MAX: usize = 4 * PART_MAX;
 
-/// A prepared XMPP address. Cloning counts a reference; comparing, ordering and hashing are those of
-/// the text, so a map keyed by `Jid` can be asked with a `&str` that is known to be prepared.
+/// A prepared XMPP address. Cloning counts a reference; comparing, ordering and hashing are those
+/// of the text, so a map keyed by `Jid` can be asked with a `&str` that is known to be prepared.
 #[derive(Clone)]
 pub struct Jid {
     text: Arc<str>,
@@ -76,7 +76,8 @@ impl Jid {
     /// Puts an address together from unprepared parts.
     ///
     /// # Errors
-    /// [`JidError`] names the first part that is wrong; an empty part is an error, not an absent one.
+    /// [`JidError`] names the first part that is wrong; an empty part is an error, not an absent
+    /// one.
     pub fn from_parts(
         local: Option<&str>,
         domain: &str,

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes bytes into care. A `Vec` or `String` moves in without leaving a copy behind; the copies
-    /// of an array are the caller's.
+    /// Takes bytes into care. A `Vec` or `String` moves in without leaving a copy behind; the
+    /// copies of an array are the caller's.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Secret {
         Secret(Zeroizing::new(bytes.into()))
     }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! There is exactly one text for a token: another alphabet, padding, stray bits or an unprepared
-//! address are refused, so a token cannot be respelled past a filter. What is stored is a keyed hash
-//! of id and secret ([`mac`]), never the secret. Expiry, roles and revocation are the vault's.
+//! address are refused, so a token cannot be respelled past a filter. What is stored is a keyed
+//! hash of id and secret ([`mac`]), never the secret. Expiry, roles and revocation are the vault's.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -99,8 +99,8 @@ impl Token {
     }
 }
 
-/// The keyed hash that is stored in place of a token's secret: HMAC-SHA-256 over a label, the id and
-/// the secret, each with its length in front, so no two pairs share an input.
+/// The keyed hash that is stored in place of a token's secret: HMAC-SHA-256 over a label, the id
+/// and the secret, each with its length in front, so no two pairs share an input.
 pub fn mac(server_key: &Secret, id: TokenId, secret: &Secret) -> [u8; 32] {
     // HMAC takes keys of every length, so this never fails; a hash of nothing would fail closed.
     let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(server_key.expose()) else {

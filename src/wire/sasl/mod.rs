@@ -1,16 +1,16 @@
 //! SASL as an XMPP server speaks it (RFC 6120 section 6): one [`Exchange`] per attempt.
 //!
 //! ```text
-//!   peer's bytes ──► step(Input) ──► Step::Challenge        ──► peer
-//!                                    Step::NeedKeys         ──► store   ──► Input::Keys
-//!                                    Step::NeedPassword     ──► store   ──► Input::Accepted | Rejected
-//!                                    Step::NeedToken        ──► vault   ──► Input::Accepted | Rejected
-//!                                    Step::Proved | Fail    ──► the end of it
+//!   peer's bytes ──► step(Input) ──► Step::Challenge     ──► peer
+//!                                    Step::NeedKeys      ──► store ──► Input::Keys
+//!                                    Step::NeedPassword  ──► store ──► Input::Accepted, Rejected
+//!                                    Step::NeedToken     ──► vault ──► Input::Accepted, Rejected
+//!                                    Step::Proved, Fail  ──► the end of it
 //! ```
 //!
-//! An exchange sees decoded bytes, never base64 or XML. It draws no randomness (the nonce arrives in
-//! [`Context`]), asks no storage and keeps no time. It does not decide which mechanisms are offered,
-//! whether TLS is there, or how often a peer may try: the stream does.
+//! An exchange sees decoded bytes, never base64 or XML. It draws no randomness (the nonce arrives
+//! in [`Context`]), asks no storage and keeps no time. It does not decide which mechanisms are
+//! offered, whether TLS is there, or how often a peer may try: the stream does.
 //!
 //! Every mechanism refuses to act for another account: an authorization identity is empty or the
 //! bare JID of the account itself ([`SaslFailure::InvalidAuthzid`]).
@@ -155,7 +155,8 @@ pub struct Context {
 
 /// What happens to an exchange.
 pub enum Input {
-    /// The peer's `<auth/>`. `None` is no initial response; an empty one (`=`) is `Some` of nothing.
+    /// The peer's `<auth/>`. `None` is no initial response; an empty one (`=`) is `Some` of
+    /// nothing.
     Initial(Option<Vec<u8>>),
     /// The peer's `<response/>`.
     Response(Vec<u8>),
@@ -280,8 +281,8 @@ impl Exchange {
         self.mechanism
     }
 
-    /// Takes one input to the next step. After [`Step::Proved`] and [`Step::Fail`], and for an input
-    /// out of turn, it fails.
+    /// Takes one input to the next step. After [`Step::Proved`] and [`Step::Fail`], and for an
+    /// input out of turn, it fails.
     pub fn step(&mut self, input: Input) -> Step {
         let state = std::mem::replace(&mut self.state, State::Over);
         match self.advance(state, input) {

@@ -4,8 +4,8 @@
 //! gs2-header ^A *( key "=" value ^A ) ^A
 //! ```
 //!
-//! `host` and `port` are read over: the stream already says which host is meant. There is no channel
-//! binding variant of the mechanism.
+//! `host` and `port` are read over: the stream already says which host is meant. There is no
+//! channel binding variant of the mechanism.
 
 use super::{Context, SaslFailure, authzid, scram::decode_name};
 use crate::{Jid, Secret};
@@ -16,7 +16,7 @@ pub fn failure_json() -> &'static str {
 }
 
 /// Takes the message apart into the claimed account and the token. No token (the client asks how
-/// it could get one, section 3.1) is not a syntax error.
+/// it could get one) is not a syntax error.
 pub(super) fn parse(
     message: Secret,
     cx: &Context,

@@ -1,4 +1,5 @@
-//! SCRAM (RFC 5802, RFC 7677), the server's half, with its downgrade protection (XEP-0474, XEP-0515).
+//! SCRAM (RFC 5802, RFC 7677), the server's half, with its downgrade protection (XEP-0474,
+//! XEP-0515).
 //!
 //! Nothing here stores or sees a password during an exchange: [`ScramKeys`] are enough to check a
 //! proof and useless for making one. A failed channel binding, a wrong nonce and a wrong proof end
@@ -67,8 +68,8 @@ pub struct ScramKeys {
 pub const SALT_SIZE: usize = 16;
 
 impl ScramKeys {
-    /// Keys for an account that does not exist: the same at every attempt, as real ones would be, and
-    /// without a password that fits. `seed` is the server's and stays; `iterations` is what new
+    /// Keys for an account that does not exist: the same at every attempt, as real ones would be,
+    /// and without a password that fits. `seed` is the server's and stays; `iterations` is what new
     /// accounts get.
     pub fn decoy(hash: Hash, seed: &Secret, user: &Jid, iterations: u32) -> ScramKeys {
         let part = |label: &[u8]| {
@@ -305,7 +306,8 @@ impl Final {
     }
 }
 
-/// Undoes `=2C` and `=3D` in a saslname; any other `=` and a NUL are not one (RFC 5802 section 5.1).
+/// Undoes `=2C` and `=3D` in a saslname; any other `=` and a NUL are not one (RFC 5802 section
+/// 5.1).
 pub(super) fn decode_name(name: &str) -> Option<String> {
     let mut decoded = String::with_capacity(name.len());
     let mut pieces = name.split('=');
