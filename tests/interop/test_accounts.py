@@ -163,4 +163,5 @@ async def test_exit_status(usher, arguments, status):
     await usher.account("alice")
     done = await usher.cli(*arguments, input="some password\n")
     assert done.status == status, str(done)
-    assert done.err.strip()
+    said = done.err if status != contract.NO_MATCH else done.err + done.out
+    assert said.strip(), "nothing says what was wrong"

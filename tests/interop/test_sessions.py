@@ -280,4 +280,5 @@ async def test_a_client_that_stopped_answering_is_ended_all_the_same(usher, clie
 async def test_exit_status(usher, arguments, status):
     done = await usher.cli(*arguments)
     assert done.status == status, str(done)
-    assert done.err.strip(), "nothing on standard error says what was wrong"
+    said = done.err if status != contract.NO_MATCH else done.err + done.out
+    assert said.strip(), "nothing says what was wrong"
