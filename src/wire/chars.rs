@@ -19,6 +19,8 @@ pub(crate) const QUOT: u8 = 8;
 pub(crate) const NAME: u8 = 16;
 /// ASCII `NameStartChar`, without the colon: a leading colon is never a qualified name.
 pub(crate) const START: u8 = 32;
+/// ASCII `NameChar` without the colon.
+pub(crate) const SIMPLE: u8 = 128;
 /// ASCII that may stand in a CDATA section without a closer look: not `]`.
 pub(crate) const CDATA: u8 = 64;
 
@@ -36,16 +38,10 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     let special = |b: u8| b < 0x80 && CLASS[b as usize] & (APOS | QUOT) != (APOS | QUOT);
     // U+FFFE and U+FFFF, the only non-ASCII scalars outside `Char`, begin with 0xEF 0xBF.
     let wide = |s: &str| s.contains(['\u{fffe}', '\u{ffff}']);
-    if !text
-        .bytes()
-        .any(|b| special(b) || matches!(b, b'>' | b'\t' | b'\n' | b'\r' | 0xEF))
-    {
+    if !text.bytes().any(|b| special(b) || matches!(b, b'>' | b'\t' | b'\n' | b'\r' | 0xEF)) {
         return Cow::Borrowed(text);
     }
-    if !text
-        .bytes()
-        .any(|b| special(b) || matches!(b, b'>' | b'\t' | b'\n' | b'\r'))
-        && !wide(text)
+    if !text.bytes().any(|b| special(b) || matches!(b, b'>' | b'\t' | b'\n' | b'\r')) && !wide(text)
     {
         return Cow::Borrowed(text);
     }
@@ -96,15 +92,59 @@ pub(crate) fn skip(buf: &[u8], pos: usize, class: u8) -> usize {
     }
 }
 
-/// Like [`skip`], but goes over characters beyond ASCII as well, validating them. Stops at an ASCII
-/// byte outside `class`, at the end, or at the first byte of a character that is not complete.
+/// Like [`skip`] for [`TEXT`], [`APOS`] or [`QUOT`], but eight bytes at a time. `stop` is what the
+/// class excludes besides `<` and `&`.
+#[inline]
+pub(crate) fn skip_plain(buf: &[u8], mut pos: usize, class: u8, stop: u8) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // The lowest set bit is exact; a borrow can only set bits above one that is set rightly.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let equal = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    while let Some(chunk) = buf.get(pos..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let stops = equal(word, b'<') | equal(word, b'&') | equal(word, stop);
+        let found = (stops | below(word, 0x20) | word) & HIGH;
+        if found == 0 {
+            pos += 8;
+            continue;
+        }
+        pos += found.trailing_zeros() as usize / 8;
+        match buf.get(pos) {
+            Some(b'\t' | b'\n' | b'\r') => pos += 1,
+            _ => return pos,
+        }
+    }
+    skip(buf, pos, class)
+}
+
+/// Goes over characters of [`TEXT`], [`APOS`] or [`QUOT`], and over those beyond ASCII, validating
+/// them. Stops at an ASCII byte outside the class, at the end, or at the first byte of a character
+/// that is not complete.
 #[inline]
 pub(crate) fn run(buf: &[u8], mut pos: usize, class: u8) -> Result<usize, ScanError> {
     loop {
-        pos = skip(buf, pos, class);
+        pos = match class {
+            APOS => skip_plain(buf, pos, APOS, b'\''),
+            QUOT => skip_plain(buf, pos, QUOT, b'"'),
+            TEXT => skip_plain(buf, pos, TEXT, b']'),
+            _ => skip(buf, pos, class),
+        };
         match buf.get(pos) {
             Some(&b) if b >= 0x80 => {}
             _ => return Ok(pos),
+        }
+        // What is certain after a look at the first byte: most of the world's writing.
+        loop {
+            pos += match buf.get(pos..).unwrap_or_default() {
+                [0xC2..=0xDF, 0x80..=0xBF, ..] => 2,
+                [0xE1..=0xEC | 0xEE, 0x80..=0xBF, 0x80..=0xBF, ..] => 3,
+                _ => break,
+            };
+        }
+        match buf.get(pos) {
+            Some(&b) if b >= 0x80 => {}
+            _ => continue,
         }
         match decode(buf.get(pos..).unwrap_or_default())? {
             Some((c, len)) if is_char(c) => pos += len,
@@ -178,26 +218,17 @@ pub(crate) fn reference(buf: &[u8], pos: usize) -> Result<Option<usize>, ScanErr
         if b != b';' || i == digits {
             return Err(BAD);
         }
-        let inner = window
-            .get(..i)
-            .and_then(|s| std::str::from_utf8(s).ok())
-            .unwrap_or_default();
+        let inner = window.get(..i).and_then(|s| std::str::from_utf8(s).ok()).unwrap_or_default();
         return match resolve(inner) {
             Some(_) => Ok(Some(pos + 2 + i)),
-            None if numeric => Err(ScanError::NotWellFormed(
-                "reference to a forbidden character",
-            )),
-            None => Err(ScanError::Restricted(
-                "entity other than the predefined five",
-            )),
+            None if numeric => Err(ScanError::NotWellFormed("reference to a forbidden character")),
+            None => Err(ScanError::Restricted("entity other than the predefined five")),
         };
     }
     match (window.len() < REFERENCE_MAX, numeric) {
         (true, _) => Ok(None),
         (false, true) => Err(ScanError::NotWellFormed("character reference too long")),
-        (false, false) => Err(ScanError::Restricted(
-            "entity other than the predefined five",
-        )),
+        (false, false) => Err(ScanError::Restricted("entity other than the predefined five")),
     }
 }
 
@@ -224,11 +255,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Option<(u32, usize)>, ScanError> {
         let Some(&b) = bytes.get(i) else {
             return Ok(None);
         };
-        let fits = if i == 1 {
-            (low..=high).contains(&b)
-        } else {
-            b & 0xC0 == 0x80
-        };
+        let fits = if i == 1 { (low..=high).contains(&b) } else { b & 0xC0 == 0x80 };
         if !fits {
             return Err(BAD);
         }
@@ -319,6 +346,9 @@ const fn classes() -> [u8; 256] {
         }
         if start || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b':') {
             class |= NAME;
+            if b != b':' {
+                class |= SIMPLE;
+            }
         }
         // 0x7F is in `Char`.
         if space || b >= 0x20 {

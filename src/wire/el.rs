@@ -191,14 +191,12 @@ impl<'a> El<'a> {
 
     /// Attributes as they are written, in order.
     pub(crate) fn raw_attrs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let mut rest = self.slice(self.name_end, self.content);
+        let bytes = self.bytes();
+        let mut pos = self.name_end;
         std::iter::from_fn(move || {
-            let (name, after) = rest.split_once('=')?;
-            let after = after.trim_ascii_start();
-            let quote = if after.starts_with('"') { '"' } else { '\'' };
-            let (value, after) = after.strip_prefix(quote)?.split_once(quote)?;
-            rest = after;
-            Some((name.trim_ascii(), value))
+            let (name, value) = attribute(bytes, pos)?;
+            pos = value.end as usize + 1;
+            Some((name.text(bytes), value.text(bytes)))
         })
     }
 
@@ -220,17 +218,19 @@ impl<'a> El<'a> {
     }
 
     fn at(frame: &'a Frame, start: usize, default: &'a str) -> Self {
-        let bytes = frame.bytes();
-        let content = tag_end(bytes, start);
-        let tag = bytes.get(start..content).unwrap_or_default();
-        let stop = |&b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>');
-        let name_end = start + tag.iter().position(stop).unwrap_or(tag.len());
-        let empty = tag.ends_with(b"/>");
-        let mut el = Self { frame, start, content, name_end, empty, default };
-        if let Some((_, declared)) = el.raw_attrs().find(|(name, _)| *name == "xmlns") {
-            el.default = declared;
+        let bytes: &'a [u8] = frame.bytes();
+        let name_end = name_end(bytes, start);
+        let mut default = default;
+        let mut pos = name_end;
+        while let Some((name, value)) = attribute(bytes, pos) {
+            if name.of(bytes) == b"xmlns" {
+                default = value.text(bytes);
+            }
+            pos = value.end as usize + 1;
         }
-        el
+        let close = find(bytes, pos, b'>').unwrap_or(bytes.len());
+        let empty = close > pos && bytes.get(close - 1) == Some(&b'/');
+        Self { frame, start, content: close + 1, name_end, empty, default }
     }
 
     fn name(&self) -> &'a str {
@@ -254,6 +254,27 @@ const CDATA: &[u8] = b"<![CDATA[";
 
 fn find(bytes: &[u8], from: usize, byte: u8) -> Option<usize> {
     memchr::memchr(byte, bytes.get(from..)?).map(|at| from + at)
+}
+
+/// Where the qualified name of the start tag whose `<` is at `start` ends.
+fn name_end(bytes: &[u8], start: usize) -> usize {
+    let stop = |&b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>');
+    let tag = bytes.get(start..).unwrap_or_default();
+    start + tag.iter().position(stop).unwrap_or(tag.len())
+}
+
+/// Name and value of the attribute that comes next in a tag at `pos`, which is behind the element's
+/// name or behind a value; `None` where the tag ends.
+fn attribute(bytes: &[u8], pos: usize) -> Option<(Span, Span)> {
+    let start = chars::skip(bytes, pos, chars::SPACE);
+    if matches!(bytes.get(start)?, b'/' | b'>') {
+        return None;
+    }
+    let stop = |&b: &u8| matches!(b, b'=' | b' ' | b'\t' | b'\r' | b'\n');
+    let end = start + bytes.get(start..)?.iter().position(stop)?;
+    let open = find(bytes, end, b'=').map(|at| chars::skip(bytes, at + 1, chars::SPACE))?;
+    let close = find(bytes, open + 1, *bytes.get(open)?)?;
+    Some((Span::new(start, end), Span::new(open + 1, close)))
 }
 
 /// The position behind the start tag whose `<` is at `start`.

@@ -76,10 +76,7 @@ impl Frame {
         let bytes = bytes.into();
         let bytes = bytes.slice_ref(bytes.trim_ascii());
         if bytes.len() > limits.bytes.min(u32::MAX as usize) {
-            return Err(ScanError::TooLarge {
-                what: "bytes",
-                limit: limits.bytes,
-            });
+            return Err(ScanError::TooLarge { what: "bytes", limit: limits.bytes });
         }
         if bytes.first() != Some(&b'<') {
             return Err(ScanError::NotWellFormed("element expected"));
@@ -117,15 +114,7 @@ impl Frame {
         };
         let prefixes = (!machine.prefixes.is_empty()).then(|| machine.prefixes.as_slice().into());
         let (children, first) = (machine.children, machine.first);
-        Self {
-            bytes,
-            head,
-            ns,
-            kind,
-            children,
-            first,
-            prefixes,
-        }
+        Self { bytes, head, ns, kind, children, first, prefixes }
     }
 
     /// The element as it stands.
@@ -179,11 +168,7 @@ impl Frame {
             return None;
         }
         let el = El::child_at(&self.root(), self.first as usize);
-        Some(Payload {
-            local: el.local(),
-            ns: el.ns_raw(),
-            el,
-        })
+        Some(Payload { local: el.local(), ns: el.ns_raw(), el })
     }
 
     /// How many child elements there are.
@@ -210,13 +195,7 @@ impl Frame {
         prefixes: Vec<Prefix>,
     ) -> Self {
         let prefixes = (!prefixes.is_empty()).then(|| prefixes.into());
-        Self {
-            bytes,
-            children,
-            first,
-            prefixes,
-            ..self.clone()
-        }
+        Self { bytes, children, first, prefixes, ..self.clone() }
     }
 
     pub(crate) fn prefixes(&self) -> &[Prefix] {
@@ -232,11 +211,7 @@ impl Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (local, ns, len) = (self.local(), self.ns(), self.bytes.len());
-        f.debug_struct("Frame")
-            .field("local", &local)
-            .field("ns", &ns)
-            .field("len", &len)
-            .finish()
+        f.debug_struct("Frame").field("local", &local).field("ns", &ns).field("len", &len).finish()
     }
 }
 
@@ -249,9 +224,10 @@ impl Payload<'_> {
 
 impl Namespace {
     fn of(bytes: &[u8], span: Span) -> Self {
-        let raw = span.text(bytes);
-        match chars::attribute_value(raw) {
-            _ if raw == ns::CLIENT => Self::Known(ns::CLIENT),
+        if span.of(bytes) == ns::CLIENT.as_bytes() {
+            return Self::Known(ns::CLIENT);
+        }
+        match chars::attribute_value(span.text(bytes)) {
             Cow::Borrowed(_) => Self::Raw(span),
             Cow::Owned(value) => Self::Resolved(value.into()),
         }

@@ -9,7 +9,7 @@
 use smallvec::SmallVec;
 
 use super::{Limits, ScanError, names};
-use crate::chars::{self, APOS, CDATA, QUOT, SPACE, TEXT};
+use crate::chars::{self, APOS, CDATA, CLASS, QUOT, SIMPLE, SPACE, START, TEXT};
 
 use ScanError::{NotWellFormed, Restricted};
 
@@ -309,12 +309,24 @@ impl Machine {
                             *at += 1;
                             self.mark = *at;
                             self.state = State::EndName;
+                            if let Some(end) = self.usual_end(buf, *at) {
+                                *at = end;
+                                if self.end(end) {
+                                    return Ok(Some(Done::Stanza { end }));
+                                }
+                            }
                         }
                         b'!' => self.state = State::Bang,
                         b'?' => return Err(Restricted("processing instruction")),
                         _ => {
                             self.begin(limits)?;
                             self.state = State::TagName;
+                            if let Some(name) = usual_name(buf, pos) {
+                                self.tag = name;
+                                self.attrs.clear();
+                                *at = name.whole.end as usize;
+                                self.state = State::InTag(false);
+                            }
                         }
                     }
                 }
@@ -392,6 +404,11 @@ impl Machine {
                             }
                             self.mark = *at;
                             self.state = State::AttrName;
+                            if let Some(attr) = usual_attribute(buf, *at) {
+                                self.attrs.push(attr);
+                                *at = attr.value.end as usize + 1;
+                                self.state = State::InTag(false);
+                            }
                         }
                     }
                 }
@@ -491,6 +508,14 @@ impl Machine {
         }
     }
 
+    /// The end of an end tag that is complete and without white space, whose name is at `pos`.
+    #[inline]
+    fn usual_end(&self, buf: &[u8], pos: usize) -> Option<usize> {
+        let name = self.open.last()?.name.of(buf);
+        let rest = buf.get(pos..)?.strip_prefix(name)?;
+        (rest.first() == Some(&b'>')).then(|| pos + name.len() + 1)
+    }
+
     /// Counts an element whose `<` was read.
     fn begin(&mut self, limits: &Limits) -> Result<(), ScanError> {
         if self.header {
@@ -547,11 +572,11 @@ impl Machine {
                 if name.whole.of(buf) != b"xmlns" {
                     continue;
                 }
-                names::check_default(value.text(buf))?;
+                names::check_default(value.of(buf))?;
                 default = value;
                 None
             } else if name.prefix().of(buf) == b"xmlns" {
-                names::check_prefix(name.local().of(buf), value.text(buf))?;
+                names::check_prefix(name.local().of(buf), value.of(buf))?;
                 Some(name.local())
             } else {
                 prefixed = true;
@@ -634,6 +659,38 @@ impl Machine {
 }
 
 const FORBIDDEN: ScanError = NotWellFormed("character not allowed in XML");
+
+// Shortcuts. What they find, the states above would find in smaller steps; whatever is out of the
+// ordinary, or not complete, they leave to them.
+
+/// An ASCII name without a prefix, if another byte ends it.
+#[inline]
+fn usual_name(buf: &[u8], pos: usize) -> Option<Name> {
+    if CLASS[usize::from(*buf.get(pos)?)] & START == 0 {
+        return None;
+    }
+    let end = chars::skip(buf, pos + 1, SIMPLE);
+    match buf.get(end) {
+        Some(&b) if b < 0x80 && b != b':' => {
+            Some(Name { whole: Span::new(pos, end), local: pos as u32 })
+        }
+        _ => None,
+    }
+}
+
+/// An attribute with such a name, no white space, and a value in ASCII without references.
+#[inline]
+fn usual_attribute(buf: &[u8], pos: usize) -> Option<Attr> {
+    let name = usual_name(buf, pos)?;
+    let end = name.whole.end as usize;
+    let (quote, class) = match buf.get(end..)? {
+        [b'=', b'\'', ..] => (b'\'', APOS),
+        [b'=', b'"', ..] => (b'"', QUOT),
+        _ => return None,
+    };
+    let close = chars::skip_plain(buf, end + 2, class, quote);
+    (buf.get(close) == Some(&quote)).then(|| Attr { name, value: Span::new(end + 2, close) })
+}
 
 /// Looks for a byte order mark and the XML declaration at the start of the stream.
 fn prolog(buf: &[u8]) -> Result<Option<(usize, State)>, ScanError> {

@@ -1,5 +1,7 @@
 //! The rules of Namespaces in XML 1.0 that concern a start tag as a whole, and the XML declaration.
 
+use std::borrow::Cow;
+
 use super::ScanError;
 use super::machine::{Attr, Name, Prefix};
 use crate::{chars, ns};
@@ -38,7 +40,7 @@ pub(crate) fn distinct_expanded(
     let expanded = |name: &Name| {
         let prefix = name.prefix().of(buf);
         let uri = match (binding(buf, prefixes, prefix), prefix) {
-            (Some(bound), _) => Some(chars::attribute_value(bound.uri.text(buf))),
+            (Some(bound), _) => Some(resolved(bound.uri.of(buf))),
             (None, b"stream") => Some(ns::STREAMS.into()),
             (None, b"xml") => Some(ns::XML.into()),
             (None, _) => None,
@@ -55,26 +57,37 @@ pub(crate) fn binding<'a>(buf: &[u8], prefixes: &'a [Prefix], prefix: &[u8]) -> 
 }
 
 /// Checks the value of `xmlns`.
-pub(crate) fn check_default(raw: &str) -> Result<(), ScanError> {
-    match &*chars::attribute_value(raw) {
-        ns::XML | ns::XMLNS => Err(NotWellFormed("reserved namespace as the default")),
-        _ => Ok(()),
+#[inline]
+pub(crate) fn check_default(raw: &[u8]) -> Result<(), ScanError> {
+    if is(raw, ns::XML) || is(raw, ns::XMLNS) {
+        return Err(NotWellFormed("reserved namespace as the default"));
     }
+    Ok(())
 }
 
 /// Checks a declaration of `prefix`.
-pub(crate) fn check_prefix(prefix: &[u8], raw: &str) -> Result<(), ScanError> {
-    let uri = chars::attribute_value(raw);
+pub(crate) fn check_prefix(prefix: &[u8], raw: &[u8]) -> Result<(), ScanError> {
     match prefix {
         b"xmlns" => Err(NotWellFormed("declaration of the prefix `xmlns`")),
-        b"xml" if uri != ns::XML => Err(NotWellFormed("prefix `xml` bound to another namespace")),
-        b"xml" => Ok(()),
-        _ if uri.is_empty() => Err(NotWellFormed("prefix bound to no namespace")),
-        _ if uri == ns::XML || uri == ns::XMLNS => {
+        b"xml" if is(raw, ns::XML) => Ok(()),
+        b"xml" => Err(NotWellFormed("prefix `xml` bound to another namespace")),
+        _ if raw.is_empty() => Err(NotWellFormed("prefix bound to no namespace")),
+        _ if is(raw, ns::XML) || is(raw, ns::XMLNS) => {
             Err(NotWellFormed("reserved namespace bound to a prefix"))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether an attribute value as it is written stands for `ns`.
+#[inline]
+fn is(raw: &[u8], ns: &str) -> bool {
+    raw == ns.as_bytes() || (memchr::memchr(b'&', raw).is_some() && resolved(raw) == ns)
+}
+
+#[cold]
+fn resolved(raw: &[u8]) -> Cow<'_, str> {
+    chars::attribute_value(std::str::from_utf8(raw).unwrap_or_default())
 }
 
 /// Checks what stands between `<?xml` and `?>` (productions 23 to 26, 32, 80, 81).
