@@ -1,0 +1,327 @@
+//! Messages for accounts that are not there (XEP-0160), marked with when they came (XEP-0203).
+//!
+//! A message is on stable storage before its sender is done with. It is taken out of storage only
+//! once the connection of the session that gets it has taken it over, or the session has ended and
+//! what it had not taken over has come back; a server that is killed in between delivers it once
+//! more. So: never lost, and twice only after a crash.
+//!
+//! One task per account hands messages out, so that two sessions that become available at the same
+//! moment never both get them, and it never queues more than half of what a mailbox holds.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use server::{
+    Server, Session,
+    clock::Millis,
+    hooks::{Delivery, Flow, Moment},
+    id::AccountId,
+    mailbox::Parcel,
+    plugin::{Plugin, Setup, Spec},
+    session::Flags,
+    store::{Batch, Range, Row, StoreError, Table},
+};
+use tokio::sync::oneshot;
+use wire::{Condition, Frame, Jid, Kind, StanzaError, Xml, ns};
+
+/// Messages by account, in the order in which they came.
+pub static OFFLINE: Table =
+    Table { name: "offline", about: "messages for accounts that are not there, by time" };
+
+/// The plugin.
+pub const PLUGIN: Plugin = Plugin {
+    name: "offline",
+    about: "Keeps messages for accounts that are not there",
+    specs: &[
+        Spec {
+            id: "XEP-0160",
+            version: "1.0.1",
+            title: "Best Practices for Handling Offline Messages",
+            note: "Chat and normal messages with a body",
+        },
+        Spec {
+            id: "XEP-0203",
+            version: "2.0",
+            title: "Delayed Delivery",
+            note: "On offline messages",
+        },
+        Spec {
+            id: "XEP-0334",
+            version: "1.0.0",
+            title: "Message Processing Hints",
+            note: "`no-store` and `store`; the others have nothing to act on yet",
+        },
+    ],
+    setup,
+};
+
+/// XEP-0334.
+const HINTS: &str = "urn:xmpp:hints";
+
+/// Rows read at a time.
+const PAGE: usize = 64;
+
+fn setup(setup: &mut Setup<'_>) {
+    setup.table(&OFFLINE);
+    setup.host_features(&["msgoffline"]);
+    setup.undelivered(keep);
+    setup.available(hand_out);
+}
+
+/// A message as stored.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// When it came.
+    at: Millis,
+    /// The stanza, with its true sender.
+    stanza: String,
+}
+
+/// Messages on their way out of storage.
+#[derive(Default)]
+struct Desk {
+    busy: Mutex<HashMap<AccountId, Rounds>>,
+}
+
+/// The state of an account whose messages are being handed out.
+#[derive(Default)]
+struct Rounds {
+    /// There may be more by now: go round once more.
+    again: bool,
+    /// Key, and stanza as it was handed to the session, of those that are not deleted yet.
+    out: Vec<(Bytes, Bytes)>,
+}
+
+/// Nobody could take a message.
+fn keep(cx: &Delivery) -> Flow {
+    if !worth_keeping(&cx.frame) {
+        return Flow::Next;
+    }
+    let cx = cx.clone();
+    Flow::later(async move {
+        store(&cx).await.unwrap_or_else(|error| {
+            tracing::error!(event = "offline-storage-failed", %error);
+            Flow::Reject(StanzaError::new(Condition::InternalServerError))
+        })
+    })
+}
+
+async fn store(cx: &Delivery) -> Result<Flow, StoreError> {
+    let server = &cx.server;
+    let jid = cx.to.bare();
+    let Some(account) = server.account(jid.as_str()).await? else { return Ok(Flow::Next) };
+    let owner = account.id.0;
+    if cx.origin.is_none() && server.slot::<Desk>().comes_back(account.id, cx.frame.bytes()) {
+        return Ok(Flow::Done);
+    }
+    if server.store.count(&OFFLINE, owner).await? >= server.config.storage_limits.offline_messages {
+        return Ok(Flow::Next);
+    }
+    let Some(frame) = cx.stamped() else { return Ok(Flow::Next) };
+    let stanza = String::from_utf8_lossy(frame.bytes()).into_owned();
+    let kept = Kept { at: server.clock.now(), stanza };
+    let value = serde_json::to_vec(&kept).unwrap_or_default();
+    let key = server.stamp().to_be_bytes().to_vec();
+    server.store.commit(Batch::new().put(&OFFLINE, owner, key, value)).await?;
+    // Somebody may have come while it was being stored, and have found nothing.
+    if let Some(session) = taker(server, &jid) {
+        start(server, account.id, jid, session);
+    }
+    Ok(Flow::Done)
+}
+
+/// A session begins to take messages.
+fn hand_out(cx: &Moment) -> Flow {
+    let Some(identity) = cx.session.identity() else { return Flow::Next };
+    let (account, jid) = (identity.account, identity.jid.clone());
+    match start(&cx.server, account, jid, cx.session.clone()) {
+        Some(first) => Flow::later(async move {
+            // Closed without a word when there is nothing to wait for.
+            let _ = first.await;
+            Flow::Next
+        }),
+        None => Flow::Next,
+    }
+}
+
+/// Sees to it that messages are handed out. Resolves once the first are in the session's mailbox;
+/// none if somebody is at it already.
+fn start(
+    server: &Arc<Server>,
+    account: AccountId,
+    jid: Jid,
+    session: Arc<Session>,
+) -> Option<oneshot::Receiver<()>> {
+    let desk = server.slot::<Desk>();
+    {
+        let mut busy = desk.busy.lock();
+        if let Some(rounds) = busy.get_mut(&account) {
+            rounds.again = true;
+            return None;
+        }
+        busy.insert(account, Rounds::default());
+    }
+    let (sender, receiver) = oneshot::channel();
+    let mut errand =
+        Errand { server: server.clone(), desk, account, jid, session, first: Some(sender) };
+    server.spawn(async move {
+        loop {
+            if let Err(error) = errand.round().await {
+                tracing::error!(event = "offline-storage-failed", %error);
+            }
+            errand.first = None;
+            if errand.over() {
+                return;
+            }
+        }
+    });
+    Some(receiver)
+}
+
+impl Desk {
+    /// A session has ended without taking over what it was handed: it stays where it is stored.
+    fn comes_back(&self, account: AccountId, stanza: &Bytes) -> bool {
+        let mut busy = self.busy.lock();
+        let Some(rounds) = busy.get_mut(&account) else { return false };
+        let found = rounds.out.iter().position(|(_, out)| out == stanza);
+        found.map(|index| rounds.out.remove(index)).is_some()
+    }
+}
+
+/// Handing out the messages of one account.
+struct Errand {
+    server: Arc<Server>,
+    desk: Arc<Desk>,
+    account: AccountId,
+    jid: Jid,
+    session: Arc<Session>,
+    first: Option<oneshot::Sender<()>>,
+}
+
+impl Errand {
+    /// Hands out what is stored, oldest first.
+    async fn round(&mut self) -> Result<(), StoreError> {
+        loop {
+            let page = Range::page(None, PAGE);
+            let rows = self.server.store.rows(&OFFLINE, self.account.0, page).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if !takes(&self.session) {
+                let Some(session) = taker(&self.server, &self.jid) else { return Ok(()) };
+                self.session = session;
+            }
+            self.hand_over(&rows);
+            if let Some(first) = self.first.take() {
+                // The session that waited for it may be gone.
+                let _ = first.send(());
+            }
+            self.taken_over().await;
+            let out = self.out(std::mem::take);
+            let batch = out
+                .into_iter()
+                .fold(Batch::new(), |batch, (key, _)| batch.delete(&OFFLINE, self.account.0, key));
+            self.server.store.commit(batch).await?;
+        }
+    }
+
+    /// Puts as many as it may into the session's mailbox.
+    fn hand_over(&self, rows: &[Row]) {
+        let most = self.server.config.limits.mailbox_bytes / 2;
+        for row in rows {
+            let stanza = self.stanza(row).unwrap_or_default();
+            let waiting = self.session.mailbox.bytes();
+            if waiting > 0 && waiting + stanza.len() > most {
+                return;
+            }
+            // Noted first: it may come back at once.
+            self.out(|out| out.push((row.key.clone(), stanza.clone())));
+            let unreadable = stanza.is_empty();
+            let taken =
+                unreadable || self.server.push(&self.session, Parcel::whole(Kind::Message, stanza));
+            if !taken {
+                self.out(|out| out.retain(|(key, _)| *key != row.key));
+                return;
+            }
+        }
+    }
+
+    /// The stanza with the time it came. None: it cannot be read, and goes unseen.
+    fn stanza(&self, row: &Row) -> Option<Bytes> {
+        let kept = serde_json::from_slice::<Kept>(&row.value).ok();
+        let read = kept.and_then(|kept| Some((Frame::parse(kept.stanza).ok()?, kept.at)));
+        let Some((frame, at)) = read else {
+            tracing::error!(event = "offline-message-unreadable", jid = self.jid.as_str());
+            return None;
+        };
+        let host = self.jid.domain();
+        // One that has come back from a session keeps the time at which it first came. Nobody but
+        // this server can have written it.
+        let marked = frame.root().children().any(|child| {
+            child.is("delay", ns::DELAY) && child.attr("from").as_deref() == Some(host)
+        });
+        if marked {
+            return Some(frame.bytes().clone());
+        }
+        let mut xml = Xml::new();
+        xml.open("delay").ns(ns::DELAY).attr("from", host).attr("stamp", &at.to_string());
+        Some(frame.with_children(&xml.finish()).bytes().clone())
+    }
+
+    /// Waits until the session's connection has taken over all that it was handed, or the session is
+    /// gone and what it left has come back.
+    async fn taken_over(&self) {
+        let mut pause = Duration::from_millis(1);
+        // In this order: a mailbox is also empty when its rest was taken away for good.
+        while self.session.mailbox.bytes() > 0 || !self.session.alive() {
+            if !self.session.alive() {
+                self.server.settled(&self.session).await;
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    fn out<T>(&self, with: impl FnOnce(&mut Vec<(Bytes, Bytes)>) -> T) -> T {
+        with(&mut self.desk.busy.lock().entry(self.account).or_default().out)
+    }
+
+    /// Whether there is no reason to go round again; nobody is at it from then on.
+    fn over(&self) -> bool {
+        let mut busy = self.desk.busy.lock();
+        let again = busy.get_mut(&self.account).is_some_and(|rounds| {
+            rounds.out.clear();
+            std::mem::take(&mut rounds.again)
+        });
+        if !again {
+            busy.remove(&self.account);
+        }
+        !again
+    }
+}
+
+/// The session that stored messages go to when there is a choice: the most wanted, then the latest.
+fn taker(server: &Server, jid: &Jid) -> Option<Arc<Session>> {
+    let sessions = server.registry.bound(jid.as_str()).into_iter();
+    sessions.filter(|session| takes(session)).max_by_key(|session| {
+        session.presence().map(|presence| (presence.priority, presence.since))
+    })
+}
+
+fn takes(session: &Session) -> bool {
+    session.alive()
+        && session.flags().has(Flags::AVAILABLE)
+        && session.presence().is_some_and(|presence| presence.priority >= 0)
+}
+
+/// Something to read, or said to be worth it (XEP-0160 section 3, XEP-0334 section 4).
+fn worth_keeping(frame: &Frame) -> bool {
+    let root = frame.root();
+    let ordinary = !matches!(frame.typ().as_deref(), Some("error" | "groupchat" | "headline"));
+    ordinary
+        && root.child("no-store", HINTS).is_none()
+        && (root.child("body", ns::CLIENT).is_some() || root.child("store", HINTS).is_some())
+}

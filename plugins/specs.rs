@@ -1,0 +1,49 @@
+//! What the core implements, apart from any plugin: streams, security, delivery. The table of
+//! protocols in the documentation is derived from this and from what the plugins declare.
+
+use server::plugin::Spec;
+
+/// Specifications of the core, RFCs first.
+pub static CORE_SPECS: &[Spec] = &[
+    rfc(
+        "RFC 6120",
+        "XMPP: Core",
+        "Client streams, STARTTLS, SASL, bind, stanzas. Not yet: servers",
+    ),
+    rfc("RFC 7590", "Use of TLS in XMPP", "TLS 1.2 and 1.3 only"),
+    rfc(
+        "RFC 7622",
+        "XMPP: Address Format",
+        "Prepared with the stringprep profiles of RFC 6122, which servers in the field use, where \
+         the two differ",
+    ),
+    rfc("RFC 4616", "The PLAIN SASL Mechanism", "Under TLS, or where TLS is not required"),
+    rfc("RFC 5802", "SCRAM", "SCRAM-SHA-1 and SCRAM-SHA-1-PLUS"),
+    rfc("RFC 7677", "SCRAM-SHA-256", "SCRAM-SHA-256 and SCRAM-SHA-256-PLUS"),
+    rfc("RFC 7628", "SASL Mechanisms for OAuth", "OAUTHBEARER, with a `secret-token:`"),
+    rfc("RFC 5929", "Channel Bindings for TLS", "`tls-server-end-point`; the others are unsafe"),
+    rfc("RFC 9266", "Channel Bindings for TLS 1.3", "`tls-exporter`"),
+    rfc("RFC 8959", "The \"secret-token\" URI Scheme", "Tokens of clients"),
+    xep("XEP-0082", "1.1.1", "XMPP Date and Time Profiles", "UTC, with milliseconds"),
+    xep("XEP-0368", "1.1.0", "SRV Records for XMPP over TLS", "Direct TLS is accepted, with ALPN"),
+    xep(
+        "XEP-0440",
+        "1.0.0",
+        "SASL Channel-Binding Type Capability",
+        "Announced with the mechanisms",
+    ),
+    xep("XEP-0474", "0.5.0", "SASL SCRAM Downgrade Protection", "The attribute `h`, for SASL"),
+];
+
+const fn rfc(id: &'static str, title: &'static str, note: &'static str) -> Spec {
+    Spec { id, version: "", title, note }
+}
+
+const fn xep(
+    id: &'static str,
+    version: &'static str,
+    title: &'static str,
+    note: &'static str,
+) -> Spec {
+    Spec { id, version, title, note }
+}
