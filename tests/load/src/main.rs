@@ -8,6 +8,7 @@
 
 mod client;
 mod crowd;
+mod floor;
 mod framing;
 mod idle;
 mod latency;
@@ -52,6 +53,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Load {
+    /// Pass bytes on without a server: what the kernel takes of each message
+    Floor(floor::Options),
     /// Hold sessions that do nothing: memory of each, and what they cost idle
     Idle(idle::Options),
     /// Connect, authenticate, bind and close, over and over
@@ -86,6 +89,7 @@ fn work(arguments: Arguments) -> Result<bool> {
     let checked = || Target::new(&target).map(Arc::new);
     runtime.block_on(async {
         let report = match load {
+            Load::Floor(options) => floor::run(&options).await?,
             Load::Idle(options) => idle::run(&checked()?, &options).await?,
             Load::Logins(options) => logins::run(&checked()?, &options).await?,
             Load::Messages(options) => messages::run(&checked()?, &options).await?,

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    idle, logins, messages, presence,
+    floor, idle, logins, messages, presence,
     report::{Report, Unit},
     target::{self, Loopback, Mechanism, Target},
     usher::Usher,
@@ -157,6 +157,9 @@ async fn load(
         idle::Options { sessions, users: None, seconds, concurrency: 32, settle: 3, roster: false };
     steps.add("idle", idle::run(&target, &idle).await);
 
+    progress(format!("passing messages between {pairs} pairs of sockets, without a server"));
+    let floor = floor::Options { pairs: pairs.min(2000), rate, seconds, size: 415 };
+    steps.add("floor", floor::run(&floor).await);
     for (step, max) in [("messages_rate", false), ("messages_max", true)] {
         progress(format!("sending messages between {pairs} pairs"));
         let (size, to, window, drain) = (415, messages::To::Bare, 16, 10);

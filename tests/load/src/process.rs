@@ -100,6 +100,12 @@ impl Cpu {
             tick * u32::try_from(later.ticks.saturating_sub(self.ticks)).unwrap_or(u32::MAX);
         if coarse > fine + 2 * tick + fine / 50 { coarse } else { fine }
     }
+
+    /// Time that one thread spent from `self` to `later`.
+    pub fn thread_until(&self, later: &Self, thread: u32) -> Duration {
+        let spent = |cpu: &Self| cpu.threads.get(&thread).copied().unwrap_or(0);
+        Duration::from_nanos(spent(later).saturating_sub(spent(self)))
+    }
 }
 
 /// Nanoseconds on a processor: the first field.
