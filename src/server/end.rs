@@ -270,8 +270,8 @@ impl Server {
         });
         {
             let mut cold = session.cold.lock();
-            cold.end = Some(record.clone());
-            cold.farewell = end.farewell();
+            cold.ending().record = Some(record.clone());
+            cold.ending().farewell = end.farewell();
         }
         let ended = Ended { server: self.clone(), session: session.clone(), record };
         match self.hooks.ended.run(&ended) {
@@ -290,11 +290,12 @@ impl Server {
     pub async fn settled(&self, session: &Session) -> bool {
         let receiver = {
             let mut cold = session.cold.lock();
-            if cold.settled {
+            let ending = cold.ending();
+            if ending.settled {
                 return true;
             }
             let (sender, receiver) = tokio::sync::oneshot::channel();
-            cold.waiters.push(sender);
+            ending.waiters.push(sender);
             receiver
         };
         let bound = self.config.sessions.close_wait.get().unwrap_or(0) + 2;
@@ -322,14 +323,15 @@ impl Server {
                 self.reroute(session, frame).await;
             }
         }
+        self.registry.forget(session);
         let (waiters, record) = {
             let mut cold = session.cold.lock();
-            if std::mem::replace(&mut cold.settled, true) {
+            let ending = cold.ending();
+            if std::mem::replace(&mut ending.settled, true) {
                 return;
             }
-            (std::mem::take(&mut cold.waiters), cold.end.clone())
+            (std::mem::take(&mut ending.waiters), ending.record.clone())
         };
-        self.registry.forget(session);
         self.events.publish(session, Change::Ended(record.clone()));
         if let Some(record) = record {
             tracing::info!(

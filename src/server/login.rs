@@ -41,6 +41,14 @@ pub struct Candidate {
     standing: Option<Standing>,
 }
 
+impl Candidate {
+    /// Whose account it is about.
+    #[must_use]
+    pub fn jid(&self) -> &Jid {
+        &self.jid
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Standing {
     account: AccountId,

@@ -169,25 +169,48 @@ pub struct Session {
     last_activity: AtomicU64,
     identity: OnceLock<Box<Identity>>,
     full: OnceLock<Jid>,
-    tls: OnceLock<Box<TlsInfo>>,
     pub(crate) cold: Mutex<Cold>,
 }
 
-/// The parts of a session that are seldom looked at, under one lock.
+/// The parts of a session that are seldom looked at, under one lock; boxed, so that a session that
+/// never needs them does not pay for them.
 #[derive(Default)]
 pub(crate) struct Cold {
     presence: Option<Arc<Presence>>,
+    about: Option<Box<About>>,
+    pub(crate) ending: Option<Box<Ending>>,
+}
+
+/// What is known about the peer, and what plugins keep about it.
+#[derive(Default)]
+struct About {
+    tls: Option<TlsInfo>,
     software: Option<Arc<str>>,
-    /// Plugins' own state about this session.
+    /// Plugins' own state about this session, one per type.
     slots: Vec<Arc<dyn Any + Send + Sync>>,
-    /// How and why it ended; set once.
-    pub(crate) end: Option<Arc<EndRecord>>,
+}
+
+/// The end of a session, from the moment that somebody wants it.
+#[derive(Default)]
+pub(crate) struct Ending {
+    /// How and why; set once.
+    pub(crate) record: Option<Arc<EndRecord>>,
     /// What its connection still has to send before it closes; taken by the connection.
     pub(crate) farewell: Option<StreamError>,
     /// Whoever waits until the connection is gone.
     pub(crate) waiters: Vec<tokio::sync::oneshot::Sender<()>>,
     /// The connection is gone and everything about this session has been settled.
     pub(crate) settled: bool,
+}
+
+impl Cold {
+    fn about(&mut self) -> &mut About {
+        self.about.get_or_insert_default()
+    }
+
+    pub(crate) fn ending(&mut self) -> &mut Ending {
+        self.ending.get_or_insert_default()
+    }
 }
 
 impl Session {
@@ -203,7 +226,6 @@ impl Session {
             last_activity: AtomicU64::new(now.0),
             identity: OnceLock::new(),
             full: OnceLock::new(),
-            tls: OnceLock::new(),
             cold: Mutex::default(),
         }
     }
@@ -259,13 +281,13 @@ impl Session {
 
     /// The connection's encryption.
     #[must_use]
-    pub fn tls(&self) -> Option<&TlsInfo> {
-        self.tls.get().map(Box::as_ref)
+    pub fn tls(&self) -> Option<TlsInfo> {
+        self.cold.lock().about.as_ref()?.tls.clone()
     }
 
-    /// Notes that the connection is encrypted now. Only the first call counts.
+    /// Notes that the connection is encrypted now.
     pub fn set_tls(&self, info: TlsInfo) {
-        let _ = self.tls.set(Box::new(info));
+        self.cold.lock().about().tls = Some(info);
     }
 
     /// The peer's IP address, an IPv4-mapped one shown as IPv4.
@@ -287,14 +309,15 @@ impl Session {
     /// The client's software, as far as it has said.
     #[must_use]
     pub fn software(&self) -> Option<Arc<str>> {
-        self.cold.lock().software.clone()
+        self.cold.lock().about.as_ref()?.software.clone()
     }
 
     /// Notes what the client says it is, at most 100 characters of it.
     pub fn set_software(&self, software: &str) {
         let mut cold = self.cold.lock();
-        if cold.software.as_deref() != Some(software) {
-            cold.software = Some(software.chars().take(100).collect::<String>().into());
+        let about = cold.about();
+        if about.software.as_deref() != Some(software) {
+            about.software = Some(software.chars().take(100).collect::<String>().into());
         }
     }
 
@@ -311,10 +334,11 @@ impl Session {
     /// A plugin's own state about this session, made at the first call. One per type `T`.
     pub fn slot<T: Any + Send + Sync + Default>(&self) -> Arc<T> {
         let mut cold = self.cold.lock();
-        let found = cold.slots.iter().find_map(|slot| Arc::clone(slot).downcast::<T>().ok());
+        let slots = &mut cold.about().slots;
+        let found = slots.iter().find_map(|slot| Arc::clone(slot).downcast::<T>().ok());
         found.unwrap_or_else(|| {
             let made = Arc::new(T::default());
-            cold.slots.push(made.clone());
+            slots.push(made.clone());
             made
         })
     }
@@ -322,12 +346,12 @@ impl Session {
     /// How it ended, once it has.
     #[must_use]
     pub fn end_record(&self) -> Option<Arc<EndRecord>> {
-        self.cold.lock().end.clone()
+        self.cold.lock().ending.as_ref()?.record.clone()
     }
 
     /// The last words for the peer, for its connection to send before it closes. Given out once.
     pub fn take_farewell(&self) -> Option<StreamError> {
-        self.cold.lock().farewell.take()
+        self.cold.lock().ending.as_mut()?.farewell.take()
     }
 }
 
@@ -350,7 +374,7 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         let size = size_of::<Session>();
-        assert!(size <= 384, "a session takes {size} bytes");
+        assert!(size <= 256, "a session takes {size} bytes");
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Pattern {
 fn session_row(session: &Session) -> Map<String, Value> {
     use std::sync::atomic::Ordering::Relaxed;
     let identity = session.identity();
-    let flags = session.flags();
+    let (flags, tls) = (session.flags(), session.tls());
     let traffic = &session.traffic;
     row! {
         "id": session.id.to_string(),
@@ -199,8 +199,8 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "authed_since": identity.map(|identity| identity.since.to_string()),
         "address": session.address().to_string(),
         "port": session.peer.port(),
-        "tls": session.tls().map(|tls| tls.version),
-        "cipher": session.tls().map(|tls| tls.cipher),
+        "tls": tls.as_ref().map(|tls| tls.version),
+        "cipher": tls.as_ref().map(|tls| tls.cipher),
         "mechanism": identity.map(|identity| identity.mechanism.as_str()),
         "channel_binding": identity.and_then(|identity| identity.binding),
         "token": identity.and_then(|identity| identity.token).map(|token| token.to_string()),

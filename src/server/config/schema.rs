@@ -137,7 +137,7 @@ fn kind(schema: &Value, default: &Value) -> Kind {
             if items.get("properties").is_some() {
                 Kind::Sections(keys(items, None))
             } else {
-                Kind::List(Box::new(self::kind(items, &Value::Null)))
+                Kind::List(Box::new(kind(items, &Value::Null)))
             }
         }
         Some("object") => Kind::Section(keys(schema, Some(default))),
