@@ -147,14 +147,37 @@ impl Drop for Usher {
     }
 }
 
-/// The configuration: plain TCP on one address, and no caps that one machine's load would meet.
+/// The configuration: plain TCP on one address, no caps that one machine's load would meet, and
+/// the least iterations, which importing pays for and a SCRAM login does not.
 fn config(directory: &Path, address: SocketAddr) -> String {
     format!(
-        "data_dir = '{}/data'\n\
-         [[host]]\nname = \"localhost\"\n\
-         [listen]\nc2s = [\"{address}\"]\nc2s_tls = []\n\
-         [tls]\nrequired = false\n\
-         [limits]\nper_address = 0\nper_account = 0\n",
+        r#"data_dir = '{}/data'
+
+[[host]]
+name = "localhost"
+
+[listen]
+c2s = ["{address}"]
+c2s_tls = []
+
+[tls]
+required = false
+
+[auth]
+scram_iterations = 4096
+
+[limits]
+per_address = 0
+per_account = 0
+
+[limits.bound]
+stanza_bytes = 262144
+elements = 10000
+depth = 100
+attributes = 100
+bytes_per_second = 0
+time = "off"
+"#,
         directory.display()
     )
 }
