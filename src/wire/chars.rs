@@ -370,3 +370,42 @@ const fn classes() -> [u8; 256] {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoding_agrees_with_the_standard_library_on_every_short_sequence() {
+        for first in 0x80..=0xFF_u8 {
+            for second in 0..=0xFF_u8 {
+                for rest in [[0x80, 0x80], [0xBF, 0xBF], [0x7F, 0x80], [0x80, 0xC0]] {
+                    let bytes = [first, second, rest[0], rest[1]];
+                    let expected = (1..=4).find_map(|len| {
+                        let text = str::from_utf8(bytes.get(..len)?).ok()?;
+                        Some((text.chars().next()? as u32, len))
+                    });
+                    match decode(&bytes) {
+                        Ok(Some(found)) => assert_eq!(Some(found), expected, "{bytes:x?}"),
+                        Ok(None) => panic!("{bytes:x?} is long enough"),
+                        Err(_) => assert_eq!(expected, None, "{bytes:x?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_character_is_awaited_or_refused_at_each_byte() {
+        assert!(matches!(decode(b"\xF0\x9F\x98"), Ok(None)));
+        assert!(decode(b"\xED\xA0").is_err());
+        assert!(matches!(decode(b"\xED"), Ok(None)));
+    }
+
+    #[test]
+    fn values_are_resolved_and_normalised() {
+        assert_eq!(attribute_value("a\tb\r\nc\rd&#10;&#x41;&lt;"), "a b c d\nA<");
+        assert_eq!(text_value("a\tb\r\nc\rd&#13;"), "a\tb\nc\nd\r");
+        assert_eq!(cdata_value("&lt;\r\n"), "&lt;\n");
+    }
+}

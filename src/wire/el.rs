@@ -318,3 +318,55 @@ fn declare(out: &mut Vec<u8>, prefix: &str, raw: &str) {
     out.extend_from_slice(raw.as_bytes());
     out.push(quote);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_text_and_attributes_are_found() {
+        let xml = "<iq a='1>' b=\"&lt;'\">x&amp;<q xmlns='urn:q'><i n='/>'/>y<i/></q>z<![CDATA[<i>&]]>\
+                   <p:q xmlns:p='urn:q' xml:lang='de'/>\r\n<q/></iq>";
+        let frame = Frame::parse(xml).unwrap();
+        let root = frame.root();
+        assert_eq!(root.text(), "x&z<i>&\n");
+        assert_eq!(root.attr("a").unwrap(), "1>");
+        assert_eq!(root.attr("b").unwrap(), "<'");
+        assert_eq!(root.attr("c"), None);
+        let names: Vec<_> = root.children().map(|el| (el.local(), el.ns().into_owned())).collect();
+        let expected = [("q", "urn:q"), ("q", "urn:q"), ("q", "jabber:client")];
+        assert!(names.iter().map(|(a, b)| (*a, &**b)).eq(expected));
+        let query = root.child("q", "urn:q").unwrap();
+        assert_eq!(query.raw(), b"<q xmlns='urn:q'><i n='/>'/>y<i/></q>");
+        assert_eq!(query.children().count(), 2);
+        assert_eq!(query.text(), "y");
+        assert_eq!(root.children().nth(1).unwrap().attr("xml:lang").unwrap(), "de");
+        assert!(root.child("i", "urn:q").is_none());
+    }
+
+    #[test]
+    fn text_in_one_run_is_borrowed() {
+        let frame = Frame::parse("<a>text<b/></a>").unwrap();
+        assert!(matches!(frame.root().text(), Cow::Borrowed("text")));
+    }
+
+    #[test]
+    fn a_copy_carries_the_declarations_it_needs() {
+        let xml = "<a xmlns:p='urn:p' xmlns:q='urn:q' xmlns='urn:a'><b p:x=''><stream:c/></b></a>";
+        let frame = Frame::parse(xml).unwrap();
+        let copy = frame.root().children().next().unwrap().to_owned_xml();
+        assert_eq!(
+            copy,
+            "<b xmlns='urn:a' xmlns:p='urn:p' xmlns:stream='http://etherx.jabber.org/streams' \
+             p:x=''><stream:c/></b>"
+        );
+    }
+
+    #[test]
+    fn a_copy_takes_only_the_innermost_of_two_declarations() {
+        let xml = "<a xmlns:p='urn:1'><b xmlns:p='urn:2'><p:c/></b></a>";
+        let frame = Frame::parse(xml).unwrap();
+        let inner = frame.payload().unwrap().el.children().next().unwrap();
+        assert_eq!(inner.to_owned_xml(), "<p:c xmlns='jabber:client' xmlns:p='urn:2'/>");
+    }
+}

@@ -241,3 +241,43 @@ impl Namespace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_element_is_a_frame() {
+        for bad in ["", "x", "<a>", "<a/><b/>", "<a/>x", "</a>", "</stream:stream>", "<!-- -->"] {
+            assert!(Frame::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Frame::parse(" <a/>\n").unwrap().bytes(), "<a/>");
+    }
+
+    #[test]
+    fn limits_apply_where_they_are_given() {
+        let limits = Limits { bytes: 8, elements: 1, ..Limits::MAX };
+        assert!(Frame::parse_within("<a>x</a>", &limits).is_ok());
+        assert!(matches!(
+            Frame::parse_within("<a>xy</a>", &limits),
+            Err(ScanError::TooLarge { what: "bytes", .. })
+        ));
+        assert!(matches!(
+            Frame::parse_within("<a><b/>", &limits),
+            Err(ScanError::TooLarge { what: "elements", .. })
+        ));
+    }
+
+    #[test]
+    fn debug_output_shows_no_content() {
+        let frame = Frame::parse("<auth xmlns='urn:x' a='secret'>secret</auth>").unwrap();
+        assert_eq!(format!("{frame:?}"), r#"Frame { local: "auth", ns: "urn:x", len: 44 }"#);
+    }
+
+    #[test]
+    fn an_unescaped_value_is_borrowed() {
+        let frame = Frame::parse("<a to='x&amp;y' from='z'/>").unwrap();
+        assert!(matches!(frame.from(), Some(Cow::Borrowed("z"))));
+        assert!(matches!(frame.to(), Some(Cow::Owned(value)) if value == "x&y"));
+    }
+}

@@ -268,3 +268,5 @@ use crate as subject;
 mod oracle;
 #[cfg(test)]
 mod props;
+#[cfg(test)]
+mod tests;

@@ -51,10 +51,7 @@ impl Frame {
         }
         let mut first = head.write(5);
         first.extend_from_slice(b" to='");
-        let rest = self
-            .bytes()
-            .get(self.head.insert as usize..)
-            .unwrap_or_default();
+        let rest = self.bytes().get(self.head.insert as usize..).unwrap_or_default();
         let mut second = Vec::with_capacity(rest.len() + 1);
         second.push(b'\'');
         second.extend_from_slice(rest);
@@ -68,36 +65,24 @@ impl Frame {
             return self.clone();
         }
         let bytes = self.bytes();
-        let mut cut = Cut {
-            out: Vec::with_capacity(bytes.len()),
-            pieces: Vec::new(),
-        };
+        let mut cut = Cut { out: Vec::with_capacity(bytes.len()), pieces: Vec::new() };
         let mut pos = 0;
         for child in &dropped {
             cut.keep(bytes, pos, child.start());
             pos = child.end();
         }
         cut.keep(bytes, pos, bytes.len());
-        let first = kept
-            .first()
-            .map_or(0, |child| cut.moved(child.start() as u32));
+        let first = kept.first().map_or(0, |child| cut.moved(child.start() as u32));
         let gone = |p: &Prefix| {
             let at = p.scope.start as usize;
-            dropped
-                .iter()
-                .any(|child| child.start() <= at && at < child.end())
+            dropped.iter().any(|child| child.start() <= at && at < child.end())
         };
         let moved = |p: &Prefix| Prefix {
             name: cut.moved_span(p.name),
             uri: cut.moved_span(p.uri),
             scope: cut.moved_span(p.scope),
         };
-        let prefixes = self
-            .prefixes()
-            .iter()
-            .filter(|p| !gone(p))
-            .map(moved)
-            .collect();
+        let prefixes = self.prefixes().iter().filter(|p| !gone(p)).map(moved).collect();
         self.recut(cut.out.into(), kept.len() as u32, first, prefixes)
     }
 
@@ -144,11 +129,7 @@ struct Head<'a> {
 
 impl<'a> Head<'a> {
     fn new(frame: &'a Frame) -> Self {
-        Self {
-            frame,
-            edits: SmallVec::new(),
-            added: SmallVec::new(),
-        }
+        Self { frame, edits: SmallVec::new(), added: SmallVec::new() }
     }
 
     /// Gives the attribute whose value is at `old`, or a new one, the value `new`.
@@ -165,28 +146,14 @@ impl<'a> Head<'a> {
         if value.is_none() {
             return;
         }
-        let before = self
-            .frame
-            .bytes()
-            .get(..value.start as usize)
-            .unwrap_or_default();
+        let before = self.frame.bytes().get(..value.start as usize).unwrap_or_default();
         // Back over the quote, the `=` and the name, and the white space around them.
-        let before = before
-            .get(..before.len().saturating_sub(1))
-            .unwrap_or_default();
+        let before = before.get(..before.len().saturating_sub(1)).unwrap_or_default();
         let before = before.trim_ascii_end();
         let before = before.strip_suffix(b"=").unwrap_or(before).trim_ascii_end();
-        let name = before
-            .iter()
-            .rposition(u8::is_ascii_whitespace)
-            .unwrap_or(0);
-        let start = before
-            .get(..name)
-            .unwrap_or_default()
-            .trim_ascii_end()
-            .len();
-        self.edits
-            .push((Span::new(start, value.end as usize + 1), Cow::Borrowed("")));
+        let name = before.iter().rposition(u8::is_ascii_whitespace).unwrap_or(0);
+        let start = before.get(..name).unwrap_or_default().trim_ascii_end().len();
+        self.edits.push((Span::new(start, value.end as usize + 1), Cow::Borrowed("")));
     }
 
     /// The tag up to where it ends with `>` or `/>`.
@@ -194,11 +161,8 @@ impl<'a> Head<'a> {
         let bytes = self.frame.bytes();
         let insert = self.frame.head.insert as usize;
         let grown: usize = self.edits.iter().map(|(_, new)| new.len()).sum();
-        let added: usize = self
-            .added
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + 4)
-            .sum();
+        let added: usize =
+            self.added.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         let mut out = Vec::with_capacity(insert + grown + added + extra);
         self.edits.sort_unstable_by_key(|(span, _)| span.start);
         let mut pos = 0;
@@ -245,9 +209,98 @@ impl Cut {
     /// An end is moved with the last byte before it, which is in the same piece.
     fn moved_span(&self, span: Span) -> Span {
         let end = self.moved(span.end.saturating_sub(1)) + 1;
-        Span {
-            start: self.moved(span.start),
-            end,
+        Span { start: self.moved(span.start), end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn restamped(xml: &str, stamp: Stamp<'_>) -> String {
+        let (head, tail) = Frame::parse(xml.to_owned()).unwrap().restamp(stamp);
+        String::from_utf8([head, tail].concat()).unwrap()
+    }
+
+    #[test]
+    fn attributes_keep_their_order_and_bytes() {
+        let stamp = Stamp { from: Some("a@b/<c>"), to: None, lang: Some("en") };
+        assert_eq!(
+            restamped("<message id = \"&#10;'\" from=\"x\"\n to='y' ><body/></message>", stamp),
+            "<message id = \"&#10;'\" from=\"a@b/&lt;c&gt;\"\n to='y'  xml:lang='en'><body/></message>"
+        );
+        assert_eq!(
+            restamped("<presence xml:lang='de'/>", stamp),
+            "<presence xml:lang='de' from='a@b/&lt;c&gt;'/>"
+        );
+        let to = Stamp { to: Some("new"), ..Stamp::default() };
+        assert_eq!(restamped("<iq to=''/>", to), "<iq to='new'/>");
+        assert_eq!(restamped("<iq>x</iq>", to), "<iq to='new'>x</iq>");
+        assert_eq!(restamped("<iq/>", Stamp::default()), "<iq/>");
+    }
+
+    #[test]
+    fn the_tail_is_not_copied() {
+        let frame = Frame::parse("<message to='a'><body>x</body></message>").unwrap();
+        let (_, tail) = frame.restamp(Stamp { from: Some("b"), ..Stamp::default() });
+        assert_eq!(tail, "<body>x</body></message>");
+        assert_eq!(tail.as_ptr(), frame.bytes()[16..].as_ptr());
+        let empty = Frame::parse("<presence/>").unwrap();
+        assert!(empty.restamp(Stamp::default()).1.is_empty());
+    }
+
+    #[test]
+    fn a_broadcast_is_split_at_to() {
+        for (xml, first, second) in [
+            ("<presence/>", "<presence from='f' to='", "'/>"),
+            ("<presence to='x'/>", "<presence from='f' to='", "'/>"),
+            (
+                "<presence\n to = \"x\" from='y' id='z'>a</presence>",
+                "<presence from='f' id='z' to='",
+                "'>a</presence>",
+            ),
+        ] {
+            let (before, behind) = Frame::parse(xml).unwrap().broadcast("f", None);
+            assert_eq!((&before[..], &behind[..]), (first.as_bytes(), second.as_bytes()));
         }
+    }
+
+    #[test]
+    fn dropping_a_child_does_not_join_text_to_an_end_of_cdata() {
+        for (xml, less) in [
+            ("<a>]]<b/>></a>", "<a>]]<![CDATA[]]>></a>"),
+            ("<a>]<b/>]<b/>></a>", "<a>]<![CDATA[]]>]<![CDATA[]]>></a>"),
+            ("<a>x<b/>y</a>", "<a>xy</a>"),
+        ] {
+            let frame = Frame::parse(xml).unwrap().without_children(|el| el.local() == "b");
+            assert_eq!(frame.bytes(), less);
+            assert_eq!(Frame::parse(less).unwrap().root().text(), frame.root().text());
+        }
+    }
+
+    #[test]
+    fn dropping_nothing_shares_the_buffer() {
+        let frame = Frame::parse("<a><b/></a>").unwrap();
+        let same = frame.without_children(|el| el.local() == "c");
+        assert_eq!(same.bytes().as_ptr(), frame.bytes().as_ptr());
+    }
+
+    #[test]
+    fn prefixes_still_resolve_behind_a_dropped_child() {
+        let xml = "<a xmlns:p='urn:p'><b xmlns:p='urn:q'/><p:c/><d xmlns:r='urn:r'><r:e/></d></a>";
+        let frame = Frame::parse(xml).unwrap().without_children(|el| el.local() == "b");
+        let root = frame.root();
+        assert!(root.child("c", "urn:p").is_some());
+        assert!(root.child("d", "jabber:client").unwrap().child("e", "urn:r").is_some());
+        assert_eq!(frame.payload().unwrap().local, "c");
+        assert_eq!(frame.children(), 2);
+    }
+
+    #[test]
+    fn children_are_added_to_empty_elements_too() {
+        let frame = Frame::parse("<a id='1' />").unwrap().with_children(b"<b/><c/>");
+        assert_eq!(frame.bytes(), "<a id='1' ><b/><c/></a>");
+        let frame = Frame::parse("<a>x</a >").unwrap().with_children(b"<b/>");
+        assert_eq!(frame.bytes(), "<a>x<b/></a >");
     }
 }

@@ -188,8 +188,7 @@ fn name(ns: &str, local: &str) -> String {
 
 fn rxml_tree(mut input: &[u8]) -> Result<Node, String> {
     use rxml::{Event, Options, Parse, Parser, WithOptions};
-    let mut options = Options::default();
-    options.max_token_length = 1 << 20;
+    let options = Options { max_token_length: 1 << 20, ..Options::default() };
     let mut parser = Parser::with_options(options);
     let mut open = vec![Node::default()];
     loop {
