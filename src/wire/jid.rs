@@ -31,6 +31,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use idna::uts46::{AsciiDenyList, Hyphens, Uts46};
+use memchr::memchr;
 use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
@@ -62,6 +63,13 @@ impl Jid {
     /// # Errors
     /// [`JidError`] names the first part that is wrong.
     pub fn parse(s: &str) -> Result<Jid, JidError> {
+        match plain(s) {
+            Some(jid) => Ok(jid),
+            None => Jid::parse_any(s),
+        }
+    }
+
+    fn parse_any(s: &str) -> Result<Jid, JidError> {
         let (rest, resource) = match s.split_once('/') {
             Some((rest, resource)) => (rest, Some(resource)),
             None => (s, None),
@@ -258,9 +266,57 @@ pub enum JidError {
     /// Over the 1023 bytes of RFC 7622, after preparation.
     #[error("{0} is longer than 1023 bytes")]
     TooLong(Part),
-    /// Preparing the part a second time would change it, so it could name two accounts.
+    /// Preparing the part a second time would change it, so it could name two accounts. No known
+    /// text does; identity hangs on it, so it is checked all the same.
     #[error("{0} has no stable form")]
     Unstable(Part),
+}
+
+/// The fast path: an address in ASCII that is prepared already, as nearly all are. One look at each
+/// byte, one allocation; everything else, wrong or merely unusual, is left to the long way.
+fn plain(s: &str) -> Option<Jid> {
+    let bytes = s.as_bytes();
+    let bare = memchr(b'/', bytes).unwrap_or(bytes.len());
+    let (head, resource) = bytes.split_at_checked(bare)?;
+    let start = match memchr(b'@', head) {
+        Some(at) => at + 1,
+        None => 0,
+    };
+    let (local, host) = head.split_at_checked(start)?;
+    let fits = |length: usize| (1..=PART_MAX).contains(&length);
+    if let [local @ .., b'@'] = local
+        && !(fits(local.len()) && local.iter().all(|&b| plain_node_byte(b)))
+    {
+        return None;
+    }
+    if let [b'/', resource @ ..] = resource
+        && !(fits(resource.len()) && resource.iter().all(|b| matches!(b, b' '..=b'~')))
+    {
+        return None;
+    }
+    // Two dots are an empty label, two hyphens may be an A-label.
+    let mut last = b'.';
+    for &byte in host {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' => {}
+            b'.' | b'-' if last != byte => {}
+            _ => return None,
+        }
+        last = byte;
+    }
+    if last == b'.' || !fits(host.len()) {
+        return None;
+    }
+    Some(Jid { text: s.into(), domain: start as u16, bare: bare as u16 })
+}
+
+/// Printable ASCII that nodeprep leaves alone.
+fn plain_node_byte(b: u8) -> bool {
+    matches!(
+        b,
+        b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#'..=b'%' | b'('..=b'.' | b';' | b'=' | b'?'
+            | b'['..=b'`' | b'{'..=b'~'
+    )
 }
 
 fn prepare_local(s: &str) -> Result<Cow<'_, str>, JidError> {

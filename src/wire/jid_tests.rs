@@ -159,6 +159,28 @@ fn length_is_measured_in_prepared_bytes() {
 }
 
 #[test]
+fn prepared_ascii_takes_the_fast_path() {
+    for text in
+        ["example.org", "a_b-c.d@e-f.g_h", "juliet@example.org/Balcony @ 7/8", "a@127.0.0.1"]
+    {
+        assert_eq!(plain(text), Jid::parse_any(text).ok(), "{text}");
+    }
+    for c in (0x20..0x7f).map(char::from).filter(|c| !"@/".contains(*c)) {
+        let text = format!("a{c}a@b");
+        let prepared = prepare_local(&text[..3]).is_ok() && !c.is_ascii_uppercase();
+        assert_eq!(plain(&text).is_some(), prepared, "{c}");
+    }
+    let long = "x".repeat(1023);
+    assert!(plain(&format!("{long}@{long}/{long}")).is_some());
+    for text in ["", "a@", "@a", "a/", "a..b", ".a", "a.", "xn--a", "A@b", "é", "a@b/\u{7f}"] {
+        assert_eq!(plain(text), None, "{text}");
+    }
+    for text in [format!("{long}x@b"), format!("{long}x"), format!("b/{long}x")] {
+        assert_eq!(plain(&text), None);
+    }
+}
+
+#[test]
 fn derives_other_addresses() {
     let full = jid("a@b/c");
     assert_eq!(full.bare(), jid("a@b"));
@@ -231,6 +253,20 @@ proptest! {
             prop_assert_eq!(parts.as_ref(), Ok(&jid));
             let bare = jid.bare();
             prop_assert_eq!(bare.as_str(), jid.bare_str());
+        }
+    }
+
+    /// The fast path never says anything the long way would not.
+    #[test]
+    fn fast_path_agrees_with_the_long_way(
+        s in "([a-zA-Z0-9!-~]{0,4}@)?([a-z0-9xn._-]{0,5}|xn--[a-z-]{0,5})(/[ -~\u{7f}]{0,3})?",
+    ) {
+        if let Some(jid) = plain(&s) {
+            let long = Jid::parse_any(&s);
+            prop_assert_eq!(long.as_ref(), Ok(&jid));
+            let long = long.ok();
+            prop_assert_eq!(long.as_ref().and_then(Jid::local), jid.local());
+            prop_assert_eq!(long.as_ref().map(Jid::domain), Some(jid.domain()));
         }
     }
 
