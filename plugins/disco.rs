@@ -163,3 +163,117 @@ fn node(iq: &Iq) -> Result<Option<String>, Answer> {
     let node = query.and_then(|query| query.el.attr("node").map(std::borrow::Cow::into_owned));
     Ok(node.filter(|node| !node.is_empty()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Client, World};
+
+    async fn info(client: &Client, to: &str, node: &str) -> String {
+        let query = format!("<query xmlns='{}'{node}/>", ns::DISCO_INFO);
+        client.ask(&format!("<iq type='get' id='d' to='{to}'>{query}</iq>")).await
+    }
+
+    #[tokio::test]
+    async fn a_host_tells_what_its_plugins_can_do() {
+        let world = World::new(&["romeo"]).await;
+        let romeo = world.online("romeo/a").await;
+        let answer = info(&romeo, "localhost", "").await;
+        assert!(
+            answer.contains("<identity category='server' type='im' name='Usher'/>"),
+            "{answer}"
+        );
+        for feature in [
+            ns::DISCO_INFO,
+            ns::DISCO_ITEMS,
+            ns::PING,
+            ns::VERSION,
+            ns::ROSTER,
+            "msgoffline",
+            caps::NAMESPACE,
+            "urn:xmpp:time",
+            "jabber:iq:last",
+        ] {
+            assert!(answer.contains(&format!("<feature var='{feature}'/>")), "{feature}: {answer}");
+        }
+        assert!(info(&romeo, "localhost", " node='other'").await.contains("item-not-found"));
+        let items = format!("<query xmlns='{}'/>", ns::DISCO_ITEMS);
+        let items = romeo.ask(&format!("<iq type='get' id='i' to='localhost'>{items}</iq>")).await;
+        assert!(items.contains("type='result'") && !items.contains("<item"), "{items}");
+    }
+
+    #[tokio::test]
+    async fn the_announced_hash_is_that_of_the_answer() {
+        let world = World::new(&["romeo"]).await;
+        let romeo = world.online("romeo/a").await;
+        let announced = world.server.registrations.stream_features.iter();
+        let caps: Vec<_> = announced.filter(|xml| xml.contains(caps::NAMESPACE)).collect();
+        assert_eq!(caps.len(), 1);
+        let feature = wire::Frame::parse(caps[0].as_bytes().to_vec()).expect("is well-formed");
+        let value = |name| feature.root().attr(name).expect("is there").into_owned();
+        assert_eq!(value("hash"), "sha-1");
+        // As a client does it: ask for the node, and hash what is answered.
+        let node = format!("{}#{}", value("node"), value("ver"));
+        let answer = info(&romeo, "localhost", &format!(" node='{node}'")).await;
+        let answer = wire::Frame::parse(answer.into_bytes()).expect("is well-formed");
+        let query = answer.root().child("query", ns::DISCO_INFO).expect("is answered");
+        assert_eq!(query.attr("node").as_deref(), Some(node.as_str()));
+        let mut text = String::new();
+        for child in query.children() {
+            let attr = |name| child.attr(name).unwrap_or_default();
+            text += &match child.local() {
+                "identity" => format!("{}/{}//{}<", attr("category"), attr("type"), attr("name")),
+                _ => format!("{}<", attr("var")),
+            };
+        }
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let hash = STANDARD.encode(<sha1::Sha1 as sha1::Digest>::digest(text));
+        assert_eq!(hash, value("ver"));
+    }
+
+    #[tokio::test]
+    async fn accounts_answer_themselves_and_their_friends() {
+        let world = World::new(&["romeo", "juliet", "nurse"]).await;
+        world.befriend("romeo", "juliet").await;
+        let romeo = world.online("romeo/a").await;
+        let account = "<identity category='account' type='registered'/>";
+        for to in ["romeo@localhost", "juliet@localhost"] {
+            assert!(info(&romeo, to, "").await.contains(account), "{to}");
+            assert!(info(&romeo, to, " node='x'").await.contains("item-not-found"), "{to}");
+        }
+        let mut strangers = Vec::new();
+        for to in ["nurse", "nobody"] {
+            let mut answers = info(&romeo, &format!("{to}@localhost"), "").await;
+            let ping =
+                format!("<iq type='get' id='p' to='{to}@localhost'><ping xmlns='urn:xmpp:ping'/>");
+            answers += &romeo.ask(&format!("{ping}</iq>")).await;
+            assert_eq!(answers.matches("service-unavailable").count(), 2, "{answers}");
+            strangers.push(answers.replace(to, "X"));
+        }
+        assert_eq!(strangers[0], strangers[1], "nobody can tell who exists");
+    }
+
+    #[tokio::test]
+    async fn small_questions_have_small_answers() {
+        let world = World::new(&["romeo"]).await;
+        let romeo = world.online("romeo/a").await;
+        world.clock.advance(5_000);
+        let host = " to='localhost'";
+        for (to, payload, answer) in [
+            (host, "<ping xmlns='urn:xmpp:ping'/>", "from='localhost' to='romeo@localhost/a'/>"),
+            (
+                "",
+                "<ping xmlns='urn:xmpp:ping'/>",
+                "from='romeo@localhost' to='romeo@localhost/a'/>",
+            ),
+            (host, "<query xmlns='jabber:iq:version'/>", "<name>Usher</name><version>0."),
+            (host, "<time xmlns='urn:xmpp:time'/>", "<utc>2026-11-22T10:00:05.000Z</utc>"),
+            (host, "<query xmlns='jabber:iq:last'/>", "seconds='5'"),
+        ] {
+            let came = romeo.ask(&format!("<iq type='get' id='q'{to}>{payload}</iq>")).await;
+            assert!(came.contains("type='result' id='q'") && came.contains(answer), "{came}");
+            let came = romeo.ask(&format!("<iq type='set' id='q'{to}>{payload}</iq>")).await;
+            assert!(came.contains("bad-request"), "{came}");
+        }
+    }
+}

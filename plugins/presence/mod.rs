@@ -7,6 +7,8 @@
 
 mod broadcast;
 mod directed;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -13,6 +13,8 @@ pub mod item;
 pub mod plan;
 mod push;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, sync::Arc};
 

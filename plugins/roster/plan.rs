@@ -189,11 +189,11 @@ mod tests {
     #[test]
     fn an_unknown_account_denies() {
         let done = plan(None, None, Contact::Nobody).says(Notice::Subscribe);
-        let kinds: Vec<_> = done.steps.iter().map(|step| match step {
+        let kinds = done.steps.iter().map(|step| match step {
             Step::Push(Side::Mine, Some(item)) => format!("push ask={}", item.ask),
             other => format!("{other:?}"),
         });
-        let kinds = kinds.as_slice();
+        let kinds: Vec<_> = kinds.collect();
         assert_eq!(kinds, ["push ask=true", "Deliver(Mine, Unsubscribed)", "push ask=false"]);
     }
 

@@ -8,6 +8,9 @@
 //! One task per account hands messages out, so that two sessions that become available at the same
 //! moment never both get them, and it never queues more than half of what a mailbox holds.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
