@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::frame::Frame;
-use crate::scanner::machine::Span;
+use crate::scanner::span::Span;
 use crate::{chars, ns};
 
 /// An element, borrowed from its [`Frame`].

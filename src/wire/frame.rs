@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 use crate::el::El;
 use crate::scanner::header::Scope;
-use crate::scanner::machine::{Done, Head, Machine, Prefix, Span};
+use crate::scanner::machine::{Done, Machine};
+use crate::scanner::span::{Head, Prefix, Span};
 use crate::scanner::{Limits, ScanError};
 use crate::{chars, ns};
 

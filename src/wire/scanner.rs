@@ -8,10 +8,12 @@
 //! An idle scanner is 32 bytes: limits are copied in, packed; the state of an incomplete element,
 //! and a stream header out of the ordinary, are boxed and exist only while needed.
 
+mod declaration;
 mod error;
 pub(crate) mod header;
 pub(crate) mod machine;
-pub(crate) mod names;
+mod names;
+pub(crate) mod span;
 
 pub use error::ScanError;
 pub use header::StreamHeader;

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::chars::escape;
 use crate::el::El;
 use crate::frame::Frame;
-use crate::scanner::machine::{Prefix, Span};
+use crate::scanner::span::{Prefix, Span};
 
 /// What [`Frame::restamp`] writes into the start tag. `None` leaves things as they are.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,8 @@
 //! A header may declare prefixes for the whole stream. A stanza that uses one is not complete by
 //! itself; the scanner then writes the declaration into it, so that no one behind has to know.
 
-use super::machine::{Context, Head, Machine, Span};
+use super::machine::{Context, Machine};
+use super::span::{Head, Span};
 use crate::{chars, ns};
 
 /// A stream header as it was sent: values unescaped, nothing judged.

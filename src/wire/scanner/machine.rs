@@ -8,81 +8,12 @@
 
 use smallvec::SmallVec;
 
+use super::declaration::{self, Prolog};
+use super::span::{Attr, Head, Name, Prefix, Span, usual_attribute, usual_name};
 use super::{Limits, ScanError, names};
-use crate::chars::{self, APOS, CDATA, CLASS, QUOT, SIMPLE, SPACE, START, TEXT};
+use crate::chars::{self, APOS, CDATA, QUOT, SPACE, TEXT};
 
 use ScanError::{NotWellFormed, Restricted};
-
-/// A part of the buffer. Offset 0 is always a `<` or a prolog, so the default means "none".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub start: u32,
-    pub end: u32,
-}
-
-impl Span {
-    pub fn new(start: usize, end: usize) -> Self {
-        Self { start: start as u32, end: end as u32 }
-    }
-
-    pub fn is_none(self) -> bool {
-        self.start == 0
-    }
-
-    pub fn of(self, buf: &[u8]) -> &[u8] {
-        buf.get(self.start as usize..self.end as usize).unwrap_or_default()
-    }
-
-    /// The same as text. What the scanner accepted is UTF-8 and cut at ASCII, so this loses nothing.
-    pub fn text(self, buf: &[u8]) -> &str {
-        std::str::from_utf8(self.of(buf)).unwrap_or_default()
-    }
-}
-
-/// A qualified name: where it stands and where its colon is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Name {
-    pub whole: Span,
-    /// Offset of the local part; equal to `whole.start` without a prefix.
-    pub local: u32,
-}
-
-impl Name {
-    pub fn local(self) -> Span {
-        Span { start: self.local, end: self.whole.end }
-    }
-
-    /// The prefix without its colon; empty if there is none.
-    pub fn prefix(self) -> Span {
-        let end = self.local.saturating_sub(1).max(self.whole.start);
-        Span { start: self.whole.start, end }
-    }
-
-    pub fn has_prefix(self) -> bool {
-        self.local != self.whole.start
-    }
-
-    /// Checks the colons of the name at `start..end`.
-    fn split(buf: &[u8], start: usize, end: usize) -> Result<Self, ScanError> {
-        let whole = Span::new(start, end);
-        let name = whole.of(buf);
-        let Some(colon) = name.iter().position(|&b| b == b':') else {
-            return Ok(Self { whole, local: whole.start });
-        };
-        let local = name.get(colon + 1..).unwrap_or_default();
-        if !chars::starts_name(local) || local.contains(&b':') {
-            return Err(NotWellFormed("malformed qualified name"));
-        }
-        Ok(Self { whole, local: whole.start + colon as u32 + 1 })
-    }
-}
-
-/// An attribute of the start tag in progress; the value without its quotes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attr {
-    pub name: Name,
-    pub value: Span,
-}
 
 /// An open element.
 #[derive(Clone, Copy, Debug)]
@@ -92,30 +23,6 @@ struct Open {
     default: Span,
     /// Number of entries of `prefixes` when the element began.
     outer: u32,
-}
-
-/// A prefix declared inside the stanza and the bytes it is in force for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Prefix {
-    pub name: Span,
-    pub uri: Span,
-    /// From the `<` of the element that declares it to behind its end; `end` is `u32::MAX` until then.
-    pub scope: Span,
-}
-
-/// What was noted of the first start tag: the stanza's, or the stream header's.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Head {
-    pub name: Name,
-    pub to: Span,
-    pub from: Span,
-    pub id: Span,
-    pub typ: Span,
-    pub lang: Span,
-    /// The default namespace declared by this very tag.
-    pub default: Span,
-    /// The `/` or `>` that ends the tag: where an attribute can be added.
-    pub insert: u32,
 }
 
 /// What the stream header left for the elements under it.
@@ -252,10 +159,11 @@ impl Machine {
             let pos = *at;
             match self.state {
                 State::Prolog => {
-                    let Some(next) = prolog(buf)? else {
-                        return Ok(None);
+                    (*at, self.state) = match declaration::prolog(buf)? {
+                        Prolog::Declaration(next) => (next, State::Declaration),
+                        Prolog::Root(next) => (next, State::Misc),
+                        Prolog::Unclear => return Ok(None),
                     };
-                    (*at, self.state) = next;
                     self.mark = *at;
                 }
                 State::Declaration => {
@@ -264,7 +172,7 @@ impl Machine {
                         *at = pos.max(buf.len().saturating_sub(1));
                         return Ok(None);
                     };
-                    names::declaration(buf.get(self.mark..pos + len).unwrap_or_default())?;
+                    declaration::check(buf.get(self.mark..pos + len).unwrap_or_default())?;
                     (*at, self.state) = (pos + len + 2, State::Misc);
                 }
                 State::Misc => {
@@ -659,57 +567,3 @@ impl Machine {
 }
 
 const FORBIDDEN: ScanError = NotWellFormed("character not allowed in XML");
-
-// Shortcuts. What they find, the states above would find in smaller steps; whatever is out of the
-// ordinary, or not complete, they leave to them.
-
-/// An ASCII name without a prefix, if another byte ends it.
-#[inline]
-fn usual_name(buf: &[u8], pos: usize) -> Option<Name> {
-    if CLASS[usize::from(*buf.get(pos)?)] & START == 0 {
-        return None;
-    }
-    let end = chars::skip(buf, pos + 1, SIMPLE);
-    match buf.get(end) {
-        Some(&b) if b < 0x80 && b != b':' => {
-            Some(Name { whole: Span::new(pos, end), local: pos as u32 })
-        }
-        _ => None,
-    }
-}
-
-/// An attribute with such a name, no white space, and a value in ASCII without references.
-#[inline]
-fn usual_attribute(buf: &[u8], pos: usize) -> Option<Attr> {
-    let name = usual_name(buf, pos)?;
-    let end = name.whole.end as usize;
-    let (quote, class) = match buf.get(end..)? {
-        [b'=', b'\'', ..] => (b'\'', APOS),
-        [b'=', b'"', ..] => (b'"', QUOT),
-        _ => return None,
-    };
-    let close = chars::skip_plain(buf, end + 2, class, quote);
-    (buf.get(close) == Some(&quote)).then(|| Attr { name, value: Span::new(end + 2, close) })
-}
-
-/// Looks for a byte order mark and the XML declaration at the start of the stream.
-fn prolog(buf: &[u8]) -> Result<Option<(usize, State)>, ScanError> {
-    const MARK: &[u8] = b"\xEF\xBB\xBF";
-    const OPENING: &[u8] = b"<?xml";
-    if matches!(buf.first(), Some(0 | 0xFE | 0xFF)) {
-        return Err(ScanError::UnsupportedEncoding);
-    }
-    let start = if buf.starts_with(MARK) { MARK.len() } else { 0 };
-    let rest = buf.get(start..).unwrap_or_default();
-    if (start == 0 && MARK.starts_with(buf)) || OPENING.starts_with(rest) {
-        return Ok(None);
-    }
-    if !rest.starts_with(OPENING) {
-        return Ok(Some((start, State::Misc)));
-    }
-    match rest.get(OPENING.len()) {
-        None => Ok(None),
-        Some(b' ' | b'\t' | b'\r' | b'\n') => Ok(Some((start + OPENING.len(), State::Declaration))),
-        Some(_) => Err(Restricted("processing instruction")),
-    }
-}

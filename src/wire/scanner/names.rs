@@ -1,9 +1,9 @@
-//! The rules of Namespaces in XML 1.0 that concern a start tag as a whole, and the XML declaration.
+//! The rules of Namespaces in XML 1.0 that concern a start tag as a whole.
 
 use std::borrow::Cow;
 
 use super::ScanError;
-use super::machine::{Attr, Name, Prefix};
+use super::span::{Attr, Name, Prefix};
 use crate::{chars, ns};
 
 use ScanError::NotWellFormed;
@@ -88,47 +88,6 @@ fn is(raw: &[u8], ns: &str) -> bool {
 #[cold]
 fn resolved(raw: &[u8]) -> Cow<'_, str> {
     chars::attribute_value(std::str::from_utf8(raw).unwrap_or_default())
-}
-
-/// Checks what stands between `<?xml` and `?>` (productions 23 to 26, 32, 80, 81).
-pub(crate) fn declaration(inner: &[u8]) -> Result<(), ScanError> {
-    let mut rest = std::str::from_utf8(inner).map_err(|_| DECLARATION)?;
-    if pseudo_attribute(&mut rest, "version")?.ok_or(DECLARATION)? != "1.0" {
-        return Err(NotWellFormed("XML version other than 1.0"));
-    }
-    let encoding = pseudo_attribute(&mut rest, "encoding")?;
-    let standalone = pseudo_attribute(&mut rest, "standalone")?;
-    if !rest.trim_start_matches(SPACES).is_empty()
-        || !matches!(standalone, None | Some("yes" | "no"))
-    {
-        return Err(DECLARATION);
-    }
-    match encoding {
-        Some(name) if !name.eq_ignore_ascii_case("UTF-8") => Err(ScanError::UnsupportedEncoding),
-        _ => Ok(()),
-    }
-}
-
-const DECLARATION: ScanError = NotWellFormed("malformed XML declaration");
-
-const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];
-
-/// Takes `name='value'` from the front of `rest`, if that is what comes next.
-fn pseudo_attribute<'a>(rest: &mut &'a str, name: &str) -> Result<Option<&'a str>, ScanError> {
-    let body = rest.trim_start_matches(SPACES);
-    let Some(after) = body.strip_prefix(name) else {
-        return Ok(None);
-    };
-    if body.len() == rest.len() {
-        return Err(DECLARATION);
-    }
-    let after = after.trim_start_matches(SPACES).strip_prefix('=').ok_or(DECLARATION)?;
-    let after = after.trim_start_matches(SPACES);
-    let quote = if after.starts_with('"') { '"' } else { '\'' };
-    let after = after.strip_prefix(quote).ok_or(DECLARATION)?;
-    let (value, after) = after.split_once(quote).ok_or(DECLARATION)?;
-    *rest = after;
-    Ok(Some(value))
 }
 
 fn sorted_distinct<T: Ord>(mut names: Vec<T>) -> Result<(), ScanError> {
