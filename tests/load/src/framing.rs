@@ -177,7 +177,8 @@ mod tests {
 
     const DIALOGUE: &str = "<?xml version='1.0'?><stream:stream id='>' version='1.0'>\
         <stream:features><a/><b>c</b></stream:features>\n <r/>\
-        <message from=\"a'>b\" id='7'><body>x <![CDATA[</body>]]> y</body></message></stream:stream>";
+        <message from=\"a'>b\" id='7'><body>x <![CDATA[</body>]]> y</body></message>\
+        </stream:stream>";
 
     fn pieces(chunk: usize) -> Vec<String> {
         let mut framer = Framer::default();

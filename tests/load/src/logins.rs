@@ -27,7 +27,8 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Logins to measure
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 5000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub count: u32,
     /// Logins under way at any time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]

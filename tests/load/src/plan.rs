@@ -65,7 +65,8 @@ pub struct Options {
     #[arg(long, value_name = "PROGRAM")]
     pub usher: Option<PathBuf>,
     /// Idle sessions to hold, each of an account of its own
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..=15_000))]
     pub sessions: u32,
     /// Pairs that exchange messages
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
@@ -77,7 +78,8 @@ pub struct Options {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
     /// Logins to measure
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 5000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub logins: u32,
     /// Also log in so many accounts by token (`--usher` only; the server must offer OAUTHBEARER)
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
