@@ -30,6 +30,8 @@ pub struct Client {
     server: Arc<Server>,
     pub session: Arc<Session>,
     pub jid: Jid,
+    /// `xml:lang` of its stream.
+    pub lang: Option<Arc<str>>,
 }
 
 impl World {
@@ -83,7 +85,7 @@ impl World {
         let entered = self.server.enter(&session, proved.1, Mechanism::ScramSha256, None).await;
         entered.expect("is let in");
         let jid = self.server.bind(&session, Some(resource)).await?;
-        Ok(Client { server: self.server.clone(), session, jid })
+        Ok(Client { server: self.server.clone(), session, jid, lang: None })
     }
 
     /// Binds, fetches the roster, sends initial presence, and forgets what came of it.
@@ -119,7 +121,8 @@ impl Client {
     /// Sends a stanza and waits until the next one may be sent.
     pub async fn send(&self, xml: &str) {
         let frame = Frame::parse(xml.as_bytes().to_vec()).expect("is well-formed");
-        let flow = self.server.inbound(&self.session, None, frame).decided().await;
+        let lang = self.lang.as_ref();
+        let flow = self.server.inbound(&self.session, lang, frame).decided().await;
         assert!(matches!(flow, Flow::Done), "the server deals with every stanza");
     }
 

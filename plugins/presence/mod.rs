@@ -20,7 +20,7 @@ use server::{
     plugin::{Plugin, Setup},
     session::{Flags, Presence},
 };
-use wire::{Condition, ErrorType, Jid, Kind, StanzaError, Xml};
+use wire::{Condition, ErrorType, Frame, Jid, Kind, Stamp, StanzaError, Xml};
 
 use crate::roster::{
     book::Roster,
@@ -41,6 +41,7 @@ fn inbound(cx: &Inbound) -> Flow {
     if cx.frame.kind() != Kind::Presence {
         return Flow::Next;
     }
+    let cx = &in_its_language(cx);
     match (cx.frame.typ().as_deref(), &cx.to) {
         (None, None) => broadcast::available(cx),
         (None, Some(to)) => directed::available(cx, to),
@@ -54,6 +55,19 @@ fn inbound(cx: &Inbound) -> Flow {
             _ => Flow::Reject(StanzaError::new(Condition::BadRequest)),
         },
     }
+}
+
+/// The same with the language of its stream, if it names none: it is sent on more than once, and
+/// kept for longer than its stream may last.
+fn in_its_language(cx: &Inbound) -> Inbound {
+    let lang = cx.lang.as_deref().filter(|_| cx.frame.lang().is_none());
+    let stamped = lang.and_then(|lang| {
+        let (head, tail) = cx.frame.restamp(Stamp { from: None, to: None, lang: Some(lang) });
+        Frame::parse([head, tail].concat()).ok()
+    });
+    let mut cx = cx.clone();
+    cx.frame = stamped.unwrap_or(cx.frame);
+    cx
 }
 
 fn subscription(cx: &Inbound, to: &Jid, notice: Notice) -> Flow {

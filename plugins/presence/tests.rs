@@ -33,6 +33,24 @@ async fn initial_presence_goes_both_ways() {
 }
 
 #[tokio::test]
+async fn presence_speaks_the_language_of_its_stream() {
+    let world = World::new(&["romeo", "juliet"]).await;
+    world.befriend("romeo", "juliet").await;
+    let early = world.online("juliet/early").await;
+    let mut romeo = world.bind("romeo/a").await;
+    romeo.lang = Some("it".into());
+    romeo.send("<presence><status>Eccomi</status></presence>").await;
+    let late = world.bind("juliet/late").await;
+    late.send("<presence/>").await;
+    for juliet in [&early, &late] {
+        assert!(one(&juliet.take(), &["from='romeo@localhost/a'", "xml:lang='it'"]));
+    }
+    romeo.send("<presence xml:lang='la'><status>Adsum</status></presence>").await;
+    let came = early.take();
+    assert!(one(&came, &["xml:lang='la'"]) && !one(&came, &["'it'"]), "its own goes first");
+}
+
+#[tokio::test]
 async fn own_sessions_see_each_other() {
     let world = World::new(&["romeo"]).await;
     let a = world.bind("romeo/a").await;
@@ -316,4 +334,121 @@ async fn software_is_known_by_its_capabilities() {
         "<c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='https://x.im' ver='='/>";
     romeo.send(&format!("<presence>{caps}</presence>")).await;
     assert_eq!(romeo.session.software().as_deref(), Some("https://x.im"));
+}
+
+mod dialogues {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        roster::{book::Roster, subscription::Notice},
+        testing::bare,
+    };
+
+    /// One of the two, with what it believes of the other's session.
+    struct Person {
+        name: &'static str,
+        other: &'static str,
+        client: Option<Client>,
+        available: bool,
+        sees: bool,
+    }
+
+    impl Person {
+        /// Reads what has come. Presence of the other is believed.
+        fn read(&mut self) {
+            let Some(client) = &self.client else { return };
+            let from = format!("from='{}@localhost/x'", self.other);
+            for xml in client.take() {
+                if xml.starts_with("<presence") && xml.contains(&from) {
+                    self.sees = !xml.contains("type='unavailable'");
+                }
+            }
+        }
+
+        async fn act(&mut self, world: &World, what: usize) {
+            let to = format!("to='{}@localhost'", self.other);
+            let Some(client) = &self.client else {
+                let client = world.bind(&format!("{}/x", self.name)).await;
+                client.roster().await;
+                (self.client, self.available, self.sees) = (Some(client), false, false);
+                return;
+            };
+            match what {
+                0..4 => {
+                    let notice = Notice::ALL[what].as_str();
+                    client.send(&format!("<presence type='{notice}' {to}/>")).await;
+                }
+                4 => {
+                    let item =
+                        format!("<item jid='{}@localhost' subscription='remove'/>", self.other);
+                    let query = format!("<query xmlns='jabber:iq:roster'>{item}</query>");
+                    client.send(&format!("<iq type='set' id='s'>{query}</iq>")).await;
+                }
+                5 | 6 => {
+                    client.send("<presence/>").await;
+                    self.available = true;
+                }
+                7 => {
+                    client.send("<presence type='unavailable'/>").await;
+                    self.read();
+                    (self.available, self.sees) = (false, false);
+                }
+                _ => {
+                    if let Some(client) = self.client.take() {
+                        client.vanish().await;
+                    }
+                    (self.available, self.sees) = (false, false);
+                }
+            }
+        }
+    }
+
+    async fn states(world: &World) -> [crate::roster::subscription::State; 2] {
+        let mut states = Vec::new();
+        for (name, other) in [("romeo", "juliet"), ("juliet", "romeo")] {
+            let probe = world.bind(&format!("{name}/probe")).await;
+            let roster = Roster::of(&probe.session).expect("is loaded");
+            states.push(roster.state(bare(other).as_str()));
+            probe.vanish().await;
+        }
+        [states[0], states[1]]
+    }
+
+    async fn play(acts: Vec<(bool, usize)>) -> Result<(), TestCaseError> {
+        let world = World::new(&["romeo", "juliet"]).await;
+        let person =
+            |name, other| Person { name, other, client: None, available: false, sees: false };
+        let mut people = [person("romeo", "juliet"), person("juliet", "romeo")];
+        for (who, what) in acts {
+            people[usize::from(who)].act(&world, what).await;
+            let now = states(&world).await;
+            for person in &mut people {
+                person.read();
+            }
+            for (me, you) in [(0, 1), (1, 0)] {
+                prop_assert_eq!(now[me].to, now[you].from);
+                prop_assert_eq!(now[me].asked, now[you].pending);
+                if people[me].available {
+                    let there = now[me].to && people[you].available;
+                    prop_assert_eq!(people[me].sees, there, "{} after {}", people[me].name, what);
+                }
+            }
+            let stored = states(&world.restarted()).await;
+            prop_assert_eq!(stored, now, "what is in memory is what is stored");
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever two people do, their rosters agree, in memory and in storage, and each sees the
+        /// other exactly while the other is there and lets them.
+        #[test]
+        fn two_people_see_what_they_may(acts in prop::collection::vec((any::<bool>(), 0..9usize), 1..40)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("starts").block_on(play(acts))?;
+        }
+    }
 }

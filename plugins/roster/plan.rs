@@ -138,7 +138,8 @@ impl Plan {
         let before = self.side(side).clone().unwrap_or_else(Item::unlisted);
         let item = before.moved(after, Some(&self.request));
         let seen = item.clone().unwrap_or_else(Item::unlisted);
-        if !seen.looks_like(&before) && !(self.removing && side == Side::Mine) {
+        let told_already = self.removing && side == Side::Mine;
+        if !told_already && !seen.looks_like(&before) {
             self.steps.push(Step::Push(side, item.clone()));
         }
         match side {

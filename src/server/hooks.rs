@@ -112,6 +112,8 @@ pub struct Inbound {
     pub to: Option<Jid>,
     /// The stanza as sent, without elements that only a server may add.
     pub frame: Frame,
+    /// `xml:lang` of its stream, for stanzas that carry none.
+    pub lang: Option<Arc<str>>,
 }
 
 /// A message on its way to sessions of a local account; `deliver` chain. `undelivered` chain: no

@@ -78,19 +78,17 @@ impl Server {
             from: from.clone(),
             to,
             frame,
+            lang: lang.cloned(),
         };
         match self.hooks.inbound.run(&inbound) {
-            Flow::Later(future) => {
-                let lang = lang.cloned();
-                Flow::later(async move {
-                    match Flow::Later(future).decided().await {
-                        Flow::Next => inbound.dispatch(lang).decided().await,
-                        Flow::Reject(error) => inbound.refuse(error),
-                        decided => decided,
-                    }
-                })
-            }
-            Flow::Next => inbound.dispatch(lang.cloned()),
+            Flow::Later(future) => Flow::later(async move {
+                match Flow::Later(future).decided().await {
+                    Flow::Next => inbound.dispatch().decided().await,
+                    Flow::Reject(error) => inbound.refuse(error),
+                    decided => decided,
+                }
+            }),
+            Flow::Next => inbound.dispatch(),
             Flow::Reject(error) => inbound.refuse(error),
             Flow::Done => Flow::Done,
         }
@@ -204,9 +202,9 @@ impl Inbound {
     }
 
     /// Sends the stanza on its way, now that no plugin wanted it.
-    fn dispatch(&self, lang: Option<Arc<str>>) -> Flow {
+    fn dispatch(&self) -> Flow {
         match self.frame.kind() {
-            Kind::Message => self.message(lang),
+            Kind::Message => self.message(),
             Kind::Iq => self.iq(),
             // Presence is the presence plugin's; without it, nobody is told.
             Kind::Presence => Flow::Done,
@@ -218,7 +216,7 @@ impl Inbound {
         }
     }
 
-    fn message(&self, lang: Option<Arc<str>>) -> Flow {
+    fn message(&self) -> Flow {
         let own = || self.from.bare();
         let to = self.to.clone().unwrap_or_else(own);
         if !self.server.is_local(to.domain()) {
@@ -233,7 +231,7 @@ impl Inbound {
             to,
             origin: Some(self.session.clone()),
             frame: self.frame.clone(),
-            lang,
+            lang: self.lang.clone(),
         };
         match self.server.deliver(delivery) {
             Flow::Reject(error) => self.refuse(error),
@@ -284,7 +282,8 @@ impl Inbound {
     }
 
     fn iq_to_session(&self, to: &Jid) -> Flow {
-        let parcel = || Parcel::stamped(&self.frame, &self.from, None, None);
+        let lang = self.lang.as_deref();
+        let parcel = || Parcel::stamped(&self.frame, &self.from, None, lang);
         match self.server.registry.full(to) {
             Some(session) if self.server.push(&session, parcel()) => Flow::Done,
             _ => self.refuse(StanzaError::new(Condition::ServiceUnavailable)),
