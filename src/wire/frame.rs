@@ -75,7 +75,10 @@ impl Frame {
     /// Like [`parse`](Self::parse), with limits: for input that was not scanned before.
     pub fn parse_within(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, ScanError> {
         let bytes = bytes.into();
-        let bytes = bytes.slice_ref(bytes.trim_ascii());
+        let start = chars::skip(&bytes, 0, chars::SPACE);
+        let space = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
+        let end = bytes.iter().rposition(|b| !space(b)).map_or(start, |last| last + 1);
+        let bytes = bytes.slice(start..end);
         if bytes.len() > limits.bytes.min(u32::MAX as usize) {
             return Err(ScanError::TooLarge { what: "bytes", limit: limits.bytes });
         }
@@ -249,9 +252,21 @@ mod tests {
 
     #[test]
     fn exactly_one_element_is_a_frame() {
-        for bad in ["", "x", "<a>", "<a/><b/>", "<a/>x", "</a>", "</stream:stream>", "<!-- -->"] {
+        for bad in [
+            "",
+            "x",
+            "<a>",
+            "<a/><b/>",
+            "<a/>x",
+            "</a>",
+            "</stream:stream>",
+            "<!-- -->",
+            "\x0c<a/>",
+            "<a/>\x0c",
+        ] {
             assert!(Frame::parse(bad).is_err(), "{bad}");
         }
+        assert!(Frame::parse(" \n").is_err());
         assert_eq!(Frame::parse(" <a/>\n").unwrap().bytes(), "<a/>");
     }
 

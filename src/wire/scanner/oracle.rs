@@ -9,8 +9,8 @@
 //!   white space written as a reference or CDATA section; for XML it is content like any other.
 //! - A byte order mark, and white space before a root without an XML declaration, are skipped by the
 //!   scanner; rxml refuses them.
-//! - A carriage return that no line feed follows is a line end (XML 2.11); rxml refuses it, so that
-//!   it is shown a line feed instead.
+//! - Every carriage return is a line end (XML 2.11), alone or with a line feed. rxml refuses some
+//!   and keeps others, so that it is shown line feeds instead.
 //! - Two declarations of the default namespace in one tag are a duplicate attribute; rxml takes the
 //!   last.
 //! - U+FDF0 to U+FFFD may stand in names since the fifth edition; rxml's table ends before them.
@@ -104,7 +104,9 @@ pub fn same(one: &Seen, other: &Seen) {
 pub fn against_rxml(input: &[u8], seen: &Seen) {
     let whole = input.len();
     let input = input.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(input);
-    let trimmed = input.trim_ascii_start();
+    let space = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
+    let start = input.iter().position(|b| !space(b)).unwrap_or(input.len());
+    let trimmed = &input[start..];
     let input = if trimmed.starts_with(b"<?xml") { input } else { trimmed };
     let skipped = whole - input.len();
     match seen.error {
@@ -228,12 +230,14 @@ fn rxml_tree(mut input: &[u8]) -> Result<Node, String> {
     open.pop().ok_or_else(|| "no root".to_owned())
 }
 
-/// Line feeds for carriage returns that stand alone.
+/// The input with its line ends normalised, as a parser should see it (XML 2.11).
 fn line_ends(input: &[u8]) -> Vec<u8> {
-    let mut out = input.to_vec();
-    for i in 0..out.len() {
-        if out[i] == b'\r' && out.get(i + 1) != Some(&b'\n') {
-            out[i] = b'\n';
+    let mut out = Vec::with_capacity(input.len());
+    for (i, byte) in input.iter().enumerate() {
+        match byte {
+            b'\r' if input.get(i + 1) == Some(&b'\n') => {}
+            b'\r' => out.push(b'\n'),
+            byte => out.push(*byte),
         }
     }
     out
