@@ -146,15 +146,27 @@ async fn in_chunks(
 ) -> Result<Done, CallError> {
     let mut sheet = Sheet::open(file)?;
     let bar = progress(sheet.size());
+    bar.tick();
     let mut sum = Sum::default();
+    let mut position = 0;
     while let Some(chunk) = sheet.chunk()? {
         let (lines, bad) = (chunk.lines, chunk.bad);
+        let bytes = sheet.position().saturating_sub(position);
         args.insert(name.into(), chunk.rows.into());
-        let hear = |heard| match heard {
-            Heard::Row(row) => page.row(in_file(row, &lines, &bad)),
-            Heard::Progress(..) => Ok(()),
+        let mut rows = Vec::new();
+        let hear = |heard| {
+            match heard {
+                Heard::Row(row) => rows.push(in_file(row, &lines, &bad)),
+                Heard::Progress(done, total) => {
+                    bar.set_position(position + bytes.saturating_mul(done) / total.max(1));
+                }
+            }
+            Ok(())
         };
         let outcome = client.call(called.command.name, &args, hear).await;
+        // Rows are worked on side by side and come as they are ready.
+        rows.sort_by_key(|row| row.get("row").and_then(Value::as_u64));
+        rows.into_iter().try_for_each(|row| page.row(row))?;
         match outcome {
             Ok(done) => sum.add(done),
             Err(CallError::Command(error)) if sum.calls > 0 => {
@@ -168,7 +180,8 @@ async fn in_chunks(
                 return Err(error);
             }
         }
-        bar.set_position(sheet.position());
+        position += bytes;
+        bar.set_position(position);
     }
     bar.finish_and_clear();
     Ok(sum.done())
@@ -250,6 +263,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::socket::tests::World;
 
     fn row(value: Value) -> Row {
         value.as_object().unwrap().clone()
@@ -284,5 +298,61 @@ mod tests {
         let mut sum = Sum::default();
         sum.add(Done::said("added 2 accounts").with("added", 2));
         assert_eq!(sum.done().message, "added 2 accounts");
+    }
+
+    fn called(line: &str) -> Called {
+        let commands: Vec<_> = server::command::table().collect();
+        let argv = line.split(' ').map(std::ffi::OsString::from);
+        match crate::cli::parse(argv, &commands).unwrap().invocation {
+            crate::cli::Invocation::Call(called) => called,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Calls a command on a real server; what is shown, and how it ended.
+    async fn shown(world: &World, line: &str) -> (String, Result<Done, CallError>) {
+        let called = called(line);
+        let style =
+            Style { json: called.json, width: None, now: Timestamp::now(), zone: TimeZone::UTC };
+        let mut out = Vec::new();
+        let outcome = perform(&called, &world.path, &style, &mut out).await;
+        (String::from_utf8(out).unwrap(), outcome)
+    }
+
+    #[tokio::test]
+    async fn a_csv_file_is_imported_and_its_bad_rows_are_named_by_line() {
+        let world = World::new();
+        let file = world.path.with_file_name("in.csv");
+        let rows = b"jid,password\r\n\r\nalice@localhost,one\r\n@,two\r\nb\xff@localhost,three\r\n";
+        std::fs::write(&file, rows).unwrap();
+        let line = format!("usher user import {} --json", file.display());
+        let (text, outcome) = shown(&world, &line).await;
+        assert!(outcome.unwrap().matched);
+        let text: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&text["added"], &text["skipped"]), (&json!(1), &json!(2)));
+        assert_eq!(text["rows"][0]["row"], 4);
+        assert_eq!(
+            (&text["rows"][1]["row"], &text["rows"][1]["problem"]),
+            (&json!(5), &json!("it is not UTF-8"))
+        );
+        let (text, _) = shown(&world, "usher user list").await;
+        assert!(text.contains("alice@localhost  user"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_list_is_an_empty_array_and_did_not_match() {
+        let (text, outcome) = shown(&World::new(), "usher session list --json").await;
+        assert_eq!(text, "[]\n");
+        assert!(!outcome.unwrap().matched);
+    }
+
+    #[tokio::test]
+    async fn what_the_server_refuses_shows_nothing_and_says_why() {
+        let (text, outcome) = shown(&World::new(), "usher session end --ip nowhere --json").await;
+        assert_eq!(text, "");
+        match outcome {
+            Err(CallError::Command(error)) => assert!(error.usage, "{error:?}"),
+            other => panic!("{other:?}"),
+        }
     }
 }

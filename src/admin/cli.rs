@@ -154,11 +154,14 @@ fn whole(commands: &[&'static Command]) -> Clap {
         Clap::new("console").about("Give commands to the running server at a prompt"),
         Clap::new("completions").about("Print a script for completion in a shell").arg(shell),
     ];
-    groups(Clap::new("usher").version(env!("CARGO_PKG_VERSION")).subcommands(own), commands)
-        .about("An XMPP server whose heart is session management")
-        .arg(config)
-        .after_help(STATUSES)
-        .disable_help_subcommand(true)
+    groups(
+        Clap::new("usher").bin_name("usher").version(env!("CARGO_PKG_VERSION")).subcommands(own),
+        commands,
+    )
+    .about("An XMPP server whose heart is session management")
+    .arg(config)
+    .after_help(STATUSES)
+    .disable_help_subcommand(true)
 }
 
 /// The commands of the table alone, for a line without the program's name.
@@ -234,6 +237,8 @@ fn arg(arg: &'static Arg) -> clap::Arg {
         Form::Required => clap.required(true),
     }
     .value_parser(parser(arg.kind))
+    // They are the name of the value already.
+    .hide_possible_values(arg.form == Form::Option)
     .value_hint(if arg.kind == ValueKind::CsvFile {
         ValueHint::FilePath
     } else {

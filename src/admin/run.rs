@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -57,23 +57,17 @@ pub fn run(argv: impl IntoIterator<Item = OsString>, commands: &[&'static Comman
     Next::Exit(outcome.unwrap_or_else(|status| status).into())
 }
 
-fn with_config(
-    file: Option<&std::path::Path>,
-    act: impl FnOnce(Config) -> Status,
-) -> Result<Status, Status> {
+fn with_config(file: Option<&Path>, act: impl FnOnce(Config) -> Status) -> Result<Status, Status> {
     config::load(file).map(act).map_err(|error| tell(&error))
 }
 
 /// Tells everything that is wrong with a configuration.
 fn tell(error: &config::ConfigError) -> Status {
-    let mut status = Status::Failed;
     for line in error.to_string().lines() {
         let mark = if line.starts_with("hint: ") { "" } else { "error: " };
-        if writeln!(io::stderr(), "{mark}{}", render::plain(line)).is_err() {
-            status = Status::Failed;
-        }
+        let _ = writeln!(io::stderr(), "{mark}{}", render::plain(line));
     }
-    status
+    Status::Failed
 }
 
 fn runtime(future: impl Future<Output = Status>) -> Status {

@@ -324,4 +324,4 @@ async fn send(write: &mut (impl AsyncWrite + Unpin), replies: &[Reply]) -> io::R
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

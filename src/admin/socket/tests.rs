@@ -8,15 +8,15 @@ use super::*;
 use crate::client::{CallError, Client, Heard};
 
 /// A server on the memory store with its admin socket in a directory of its own.
-struct World {
-    path: PathBuf,
+pub(crate) struct World {
+    pub(crate) path: PathBuf,
     _dir: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         let keys = KeyRing::ephemeral();
