@@ -146,6 +146,7 @@ fn whole(commands: &[&'static Command]) -> Clap {
         .about("Write an example configuration, or check one")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        .disable_help_subcommand(true)
         .subcommand(Clap::new("example").about("Print a configuration with every key, explained"))
         .subcommand(Clap::new("check").about("Say whether the configuration is good"));
     let own = [
@@ -197,6 +198,7 @@ fn groups(mut root: Clap, commands: &[&'static Command]) -> Clap {
                 .about(names.join(", "))
                 .subcommand_required(true)
                 .arg_required_else_help(true)
+                .disable_help_subcommand(true)
                 .subcommands(members.into_iter().map(|(rest, command)| leaf(rest, command)));
             root = root.subcommand(group);
         }

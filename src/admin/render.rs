@@ -243,7 +243,9 @@ fn fitting(columns: &[&str], cells: &[Vec<String>], width: usize) -> usize {
         let longest =
             cells.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max();
         let natural = longest.unwrap_or(0).max(column.chars().count());
-        2 + if whole(column) { natural } else { natural.min(16) }
+        // Addresses are read by their beginning and their end; other cells wrap well enough.
+        let enough = if column == "jid" { 20 } else { 16 };
+        2 + if whole(column) { natural } else { natural.min(enough) }
     };
     let mut used = 0;
     let fits = columns.iter().enumerate().take_while(|(i, column)| {
