@@ -175,6 +175,7 @@ impl<'a> Page<'a> {
     fn line(&self, columns: &[&str], cell: impl Fn(&str) -> String) -> String {
         let width = |column: &str| match column {
             "at" => 8,
+            "jid" => 32,
             _ if whole(column) => 26,
             _ => 12,
         };
