@@ -1,8 +1,14 @@
 //! A vocabulary for tests: a server with a store in memory and a clock that stands still, and
 //! clients that enter it where a connection would, without sockets.
 
-use std::{sync::Arc, task::Waker};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Poll, Waker},
+};
 
+use parking_lot::Mutex;
 use server::{
     Server, Session,
     account::Role,
@@ -32,6 +38,7 @@ pub struct Client {
     pub jid: Jid,
     /// `xml:lang` of its stream.
     pub lang: Option<Arc<str>>,
+    inbox: Mutex<Vec<String>>,
 }
 
 impl World {
@@ -85,7 +92,13 @@ impl World {
         let entered = self.server.enter(&session, proved.1, Mechanism::ScramSha256, None).await;
         entered.expect("is let in");
         let jid = self.server.bind(&session, Some(resource)).await?;
-        Ok(Client { server: self.server.clone(), session, jid, lang: None })
+        Ok(Client {
+            server: self.server.clone(),
+            session,
+            jid,
+            lang: None,
+            inbox: Mutex::default(),
+        })
     }
 
     /// Binds, fetches the roster, sends initial presence, and forgets what came of it.
@@ -118,24 +131,48 @@ impl World {
 }
 
 impl Client {
-    /// Sends a stanza and waits until the next one may be sent.
+    /// Sends a stanza and waits until the next one may be sent. Reads meanwhile, as connections do.
     pub async fn send(&self, xml: &str) {
+        let mut flow = pin!(self.inbound(xml));
+        let flow = poll_fn(|cx| {
+            let polled = flow.as_mut().poll(cx);
+            self.read(cx.waker());
+            polled
+        });
+        assert!(matches!(flow.await, Flow::Done), "the server deals with every stanza");
+    }
+
+    /// Sends a stanza, and from then on neither reads nor sends.
+    pub async fn send_and_stall(&self, xml: &str) {
+        let mut flow = pin!(self.inbound(xml));
+        // What others do for it goes on beside.
+        for _ in 0..100 {
+            if poll_fn(|cx| Poll::Ready(flow.as_mut().poll(cx).is_ready())).await {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn inbound(&self, xml: &str) -> impl Future<Output = Flow> + use<> {
         let frame = Frame::parse(xml.as_bytes().to_vec()).expect("is well-formed");
-        let lang = self.lang.as_ref();
-        let flow = self.server.inbound(&self.session, lang, frame).decided().await;
-        assert!(matches!(flow, Flow::Done), "the server deals with every stanza");
+        self.server.inbound(&self.session, self.lang.as_ref(), frame).decided()
+    }
+
+    fn read(&self, waker: &Waker) {
+        self.session.mailbox.take(usize::MAX, waker, |parcel| {
+            let mut whole = Vec::new();
+            parcel.pieces(|piece| whole.extend_from_slice(&piece));
+            Frame::parse(whole.clone()).expect("what the server sends is well-formed");
+            let text = String::from_utf8(whole).expect("what the server sends is UTF-8");
+            self.inbox.lock().push(text);
+        });
     }
 
     /// Takes all that has come, oldest first. Everything has to be well-formed.
     pub fn take(&self) -> Vec<String> {
-        let mut taken = Vec::new();
-        self.session.mailbox.take(usize::MAX, Waker::noop(), |parcel| {
-            let mut whole = Vec::new();
-            parcel.pieces(|piece| whole.extend_from_slice(&piece));
-            Frame::parse(whole.clone()).expect("what the server sends is well-formed");
-            taken.push(String::from_utf8(whole).expect("what the server sends is UTF-8"));
-        });
-        taken
+        self.read(Waker::noop());
+        std::mem::take(&mut *self.inbox.lock())
     }
 
     /// Sends a stanza and takes what came of it; what came before is forgotten.

@@ -151,7 +151,8 @@ async fn a_session_that_ends_before_it_read_them_loses_none() {
     world.clock.advance(60_000);
     for _ in 0..3 {
         let juliet = world.bind("juliet/b").await;
-        juliet.send("<presence/>").await;
+        juliet.send_and_stall("<presence/>").await;
+        assert!(juliet.session.mailbox.bytes() > 0, "they were handed over");
         juliet.vanish().await;
     }
     say(&romeo, "three").await;
@@ -217,7 +218,8 @@ async fn a_crash_before_they_were_taken_over_loses_none() {
     let romeo = world.online("romeo/a").await;
     say(&romeo, "one").await;
     let juliet = world.bind("juliet/b").await;
-    juliet.send("<presence/>").await;
+    juliet.send_and_stall("<presence/>").await;
+    assert!(juliet.session.mailbox.bytes() > 0);
     assert_eq!(stored(&world).await, 1, "in the mailbox, and still in storage");
     let after = world.restarted();
     let juliet = after.bind("juliet/b").await;
