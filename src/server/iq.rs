@@ -4,7 +4,7 @@
 use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use wire::{Condition, Frame, Jid, Kind, StanzaError, Xml};
+use wire::{Condition, Frame, Jid, Kind, StanzaError, Xml, ns};
 
 use crate::{
     Server, Session,
@@ -88,6 +88,15 @@ impl Server {
         let Some(payload) = iq.frame.payload() else {
             return Answer::refuse(Condition::BadRequest);
         };
+        match (iq.target, payload.ns) {
+            (Target::Own | Target::Host, ns::BIND) => {
+                let error = StanzaError::new(Condition::NotAllowed);
+                return Answer::Error(error.with_text("This stream has a resource already"));
+            }
+            // RFC 3921's session: nothing to do, but old clients wait for the answer.
+            (Target::Own | Target::Host, ns::SESSION) if iq.set => return Answer::done(),
+            _ => {}
+        }
         let handlers = self.registrations.iq.get(&iq.target);
         let handlers = handlers.and_then(|by_namespace| by_namespace.get(payload.ns));
         let found = handlers

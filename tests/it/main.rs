@@ -1,1 +1,16 @@
-//! (being written)
+//! The integration tests: one binary, so that everything is linked once.
+//!
+//! ```text
+//!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
+//!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
+//!  world ─► sessions, rivals        walls: what may depend on what
+//! ```
+#![forbid(unsafe_code)]
+
+mod against_machine;
+mod against_server;
+mod dialogue;
+mod scram;
+mod script;
+mod world;
+mod xml;

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 
 use crate::{
     ChannelBinding, Frame, Hash, Jid, Kind, Mechanism, SaslFailure, ScanError, ScramKeys, Secret,
-    StanzaError, StreamCondition, StreamError, StreamHeader, Xml, escape, ns,
+    StanzaError, StreamCondition, StreamError, StreamHeader, escape, ns,
 };
 use negotiation::Negotiation;
 
@@ -259,21 +259,7 @@ fn opening(host: &Jid, to: Option<&Jid>, id: &str) -> Bytes {
 /// A first-level element of a bound session: a stanza, or out of place.
 fn bound(frame: Frame, out: &mut Effects) {
     match frame.kind() {
-        Kind::Message | Kind::Presence => out.push(Effect::Stanza(frame)),
-        Kind::Iq => match frame.payload().map(|payload| payload.ns) {
-            Some(ns::BIND) => {
-                let error = StanzaError::new(crate::Condition::NotAllowed)
-                    .with_text("This stream has a resource already");
-                out.extend(error.of(&frame, "", "").map(Effect::Send));
-            }
-            // RFC 3921's session: nothing to do, but old clients wait for the answer.
-            Some(ns::SESSION) if frame.typ().as_deref() == Some("set") => {
-                let mut xml = Xml::new();
-                xml.open("iq").attr("type", "result").attr_opt("id", &frame.id());
-                out.push(Effect::Send(xml.finish()));
-            }
-            _ => out.push(Effect::Stanza(frame)),
-        },
+        Kind::Iq | Kind::Message | Kind::Presence => out.push(Effect::Stanza(frame)),
         Kind::Other => {
             let text = format!("<{}/> is no stanza", frame.local());
             let error = StreamError::new(StreamCondition::UnsupportedStanzaType);
