@@ -3,7 +3,8 @@
 //! A message is on stable storage before its sender is done with. It is taken out of storage only
 //! once the connection of the session that gets it has taken it over, or the session has ended and
 //! what it had not taken over has come back; a server that is killed in between delivers it once
-//! more. So: never lost, and twice only after a crash.
+//! more. So: never lost, and twice only after a crash; and not even then once the client has heard
+//! an answer to anything that it sent after its presence, for that waits until they are out.
 //!
 //! One task per account hands messages out, so that two sessions that become available at the same
 //! moment never both get them, and it never queues more than half of what a mailbox holds.
@@ -140,17 +141,16 @@ fn hand_out(cx: &Moment) -> Flow {
     let Some(identity) = cx.session.identity() else { return Flow::Next };
     let (account, jid) = (identity.account, identity.jid.clone());
     match start(&cx.server, account, jid, cx.session.clone()) {
-        Some(first) => Flow::later(async move {
-            // Closed without a word when there is nothing to wait for.
-            let _ = first.await;
+        Some(handed_out) => Flow::later(async move {
+            let _ = handed_out.await;
             Flow::Next
         }),
         None => Flow::Next,
     }
 }
 
-/// Sees to it that messages are handed out. Resolves once the first are in the session's mailbox;
-/// none if somebody is at it already.
+/// Sees to it that messages are handed out. Resolves, by closing, once they are and their removal is
+/// durable; none if somebody is at it already.
 fn start(
     server: &Arc<Server>,
     account: AccountId,
@@ -168,13 +168,13 @@ fn start(
     }
     let (sender, receiver) = oneshot::channel();
     let mut errand =
-        Errand { server: server.clone(), desk, account, jid, session, first: Some(sender) };
+        Errand { server: server.clone(), desk, account, jid, session, waited_for: Some(sender) };
     server.spawn(async move {
         loop {
             if let Err(error) = errand.round().await {
                 tracing::error!(event = "offline-storage-failed", %error);
             }
-            errand.first = None;
+            errand.waited_for = None;
             if errand.over() {
                 return;
             }
@@ -200,7 +200,8 @@ struct Errand {
     account: AccountId,
     jid: Jid,
     session: Arc<Session>,
-    first: Option<oneshot::Sender<()>>,
+    /// Whoever waits for the first round; dropped when it is over.
+    waited_for: Option<oneshot::Sender<()>>,
 }
 
 impl Errand {
@@ -217,10 +218,6 @@ impl Errand {
                 self.session = session;
             }
             self.hand_over(&rows);
-            if let Some(first) = self.first.take() {
-                // The session that waited for it may be gone.
-                let _ = first.send(());
-            }
             self.taken_over().await;
             let out = self.out(std::mem::take);
             let batch = out
