@@ -98,6 +98,62 @@ async fn contacts_hear_of_every_kind_of_end() {
     }
 }
 
+/// What somebody was told last of Romeo's session: that it is there, or not; or nothing.
+fn last_told(client: &Client) -> Option<bool> {
+    let came = client.take();
+    let mut of_romeo = came.iter().filter(|xml| xml.contains("from='romeo@localhost/a'"));
+    of_romeo.next_back().map(|xml| !xml.contains("unavailable"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_while_another_goes_sees_no_ghost() {
+    let (world, mut romeo, _juliet) = friends().await;
+    for round in 0..300 {
+        romeo.send("<presence/>").await;
+        let stays = round % 2 == 0;
+        let juliet = world.bind("juliet/late").await;
+        let goes = tokio::spawn(async move {
+            romeo.send("<presence type='unavailable'/>").await;
+            if stays {
+                romeo.send("<presence/>").await;
+            }
+            romeo
+        });
+        let comes = tokio::spawn(async move {
+            juliet.send("<presence/>").await;
+            juliet
+        });
+        romeo = goes.await.expect("ends");
+        let juliet = comes.await.expect("ends");
+        assert_eq!(last_told(&juliet).unwrap_or(false), stays, "round {round}");
+        romeo.take();
+        juliet.vanish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_kicked_while_he_speaks_leaves_no_ghost() {
+    let (world, romeo, juliet) = friends().await;
+    romeo.vanish().await;
+    for round in 0..300 {
+        let romeo = world.online("romeo/a").await;
+        let (server, session) = (world.server.clone(), romeo.session.clone());
+        let speaks = tokio::spawn(async move {
+            for _ in 0..3 {
+                romeo.send("<presence><status>still here</status></presence>").await;
+                romeo.send("<presence to='juliet@localhost/b'/>").await;
+            }
+        });
+        let kicks = tokio::spawn(async move {
+            server.end(&session, End::new(Reason::Kicked));
+            server.settle(&session).await;
+        });
+        speaks.await.expect("ends");
+        kicks.await.expect("ends");
+        assert_eq!(last_told(&juliet), Some(false), "round {round}");
+    }
+}
+
 #[tokio::test]
 async fn directed_presence_is_taken_back_however_the_session_ends() {
     let world = World::new(&["romeo", "juliet", "nurse"]).await;

@@ -156,6 +156,13 @@ async fn removing_denies_a_request_and_withdraws_ones_own() {
     assert!(world.rows(&ROSTER, "juliet").await.iter().all(|row| row.key.is_empty()));
 }
 
+#[test]
+fn an_idle_session_pays_little_for_its_roster() {
+    let (roster, item) = (size_of::<super::book::Roster>(), size_of::<super::item::Item>());
+    assert!(roster <= 256, "an empty roster takes {roster} bytes");
+    assert!(item <= 64, "a contact takes {item} bytes besides its texts");
+}
+
 #[tokio::test]
 async fn nothing_leaks_when_sessions_end() {
     let world = World::new(&["romeo", "juliet"]).await;
