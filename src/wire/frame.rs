@@ -65,8 +65,8 @@ enum Namespace {
 }
 
 impl Frame {
-    /// Reads one complete element, in `jabber:client` unless it says otherwise. White space around it
-    /// is dropped. For storage, for what this server wrote, and for transports that frame by
+    /// Reads one complete element, in `jabber:client` unless it says otherwise. White space around
+    /// it is dropped. For storage, for what this server wrote, and for transports that frame by
     /// themselves; no limits but the representation's apply.
     pub fn parse(bytes: impl Into<Bytes>) -> Result<Self, ScanError> {
         Self::parse_within(bytes, &Limits::MAX)

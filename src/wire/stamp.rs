@@ -25,8 +25,8 @@ pub struct Stamp<'a> {
 }
 
 impl Frame {
-    /// The stanza under a new start tag: the tag, and the rest as a slice of the same buffer, which is
-    /// empty for an empty-element tag.
+    /// The stanza under a new start tag: the tag, and the rest as a slice of the same buffer, which
+    /// is empty for an empty-element tag.
     pub fn restamp(&self, stamp: Stamp<'_>) -> (Bytes, Bytes) {
         let mut head = Head::new(self);
         head.set("from", self.head.from, stamp.from);
@@ -40,8 +40,8 @@ impl Frame {
         (out.into(), self.bytes().slice(self.head_end()..))
     }
 
-    /// The stanza split where the value of `to` goes: the first part ends in `to='`, the second begins
-    /// with `'`. Each receiver gets the first, its address escaped, and the second.
+    /// The stanza split where the value of `to` goes: the first part ends in `to='`, the second
+    /// begins with `'`. Each receiver gets the first, its address escaped, and the second.
     pub fn broadcast(&self, from: &str, lang: Option<&str>) -> (Bytes, Bytes) {
         let mut head = Head::new(self);
         head.set("from", self.head.from, Some(from));

@@ -53,12 +53,7 @@ impl ErrorType {
 impl StanzaError {
     /// An error with the default type of its condition.
     pub const fn new(condition: Condition) -> Self {
-        Self {
-            condition,
-            kind: condition.default_type(),
-            text: None,
-            app: None,
-        }
+        Self { condition, kind: condition.default_type(), text: None, app: None }
     }
 
     /// Replaces the type.
@@ -99,8 +94,9 @@ impl StanzaError {
         xml.finish()
     }
 
-    /// Like [`reply`](Self::reply), but `None` if the stanza must not be answered by an error: it is
-    /// one itself, it is the result of an IQ, or it is no stanza (RFC 6120 8.1.2.1, 8.2.3, 8.3.1).
+    /// Like [`reply`](Self::reply), but `None` if the stanza must not be answered by an error: it
+    /// is one itself, it is the result of an IQ, or it is no stanza (RFC 6120 8.1.2.1, 8.2.3,
+    /// 8.3.1).
     pub fn of(&self, frame: &Frame, from: &str, to: &str) -> Option<Bytes> {
         let answerable = match (frame.kind(), frame.typ().as_deref()) {
             (Kind::Other, _) | (_, Some("error")) | (Kind::Iq, Some("result")) => false,
@@ -114,11 +110,7 @@ impl StanzaError {
         xml.open("error").attr("type", self.kind.as_str());
         xml.open(self.condition.as_str()).ns(ns::STANZAS).close();
         if let Some(text) = &self.text {
-            xml.open("text")
-                .ns(ns::STANZAS)
-                .attr("xml:lang", "en")
-                .text(text)
-                .close();
+            xml.open("text").ns(ns::STANZAS).attr("xml:lang", "en").text(text).close();
         }
         if let Some(app) = &self.app {
             xml.raw(app);
@@ -235,11 +227,7 @@ mod tests {
         ] {
             assert_eq!(error.of(&Frame::parse(xml).unwrap(), "", ""), None, "{xml}");
         }
-        assert!(
-            error
-                .of(&Frame::parse("<presence/>").unwrap(), "", "")
-                .is_some()
-        );
+        assert!(error.of(&Frame::parse("<presence/>").unwrap(), "", "").is_some());
     }
 
     #[test]

@@ -22,11 +22,7 @@ pub struct StreamError {
 impl StreamError {
     /// An error with nothing but its condition.
     pub const fn new(condition: StreamCondition) -> Self {
-        Self {
-            condition,
-            text: None,
-            app: None,
-        }
+        Self { condition, text: None, app: None }
     }
 
     /// Adds a text for people.
@@ -44,16 +40,9 @@ impl StreamError {
     /// The `<stream:error/>` element, for a stream that binds the prefix `stream`.
     pub fn to_xml(&self) -> Bytes {
         let mut xml = Xml::new();
-        xml.open("stream:error")
-            .open(self.condition.as_str())
-            .ns(ns::XML_STREAMS)
-            .close();
+        xml.open("stream:error").open(self.condition.as_str()).ns(ns::XML_STREAMS).close();
         if let Some(text) = &self.text {
-            xml.open("text")
-                .ns(ns::XML_STREAMS)
-                .attr("xml:lang", "en")
-                .text(text)
-                .close();
+            xml.open("text").ns(ns::XML_STREAMS).attr("xml:lang", "en").text(text).close();
         }
         if let Some(app) = &self.app {
             xml.raw(app);

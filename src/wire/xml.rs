@@ -26,10 +26,7 @@ pub struct Xml {
 impl Xml {
     /// An empty writer.
     pub fn new() -> Self {
-        Self {
-            out: Vec::with_capacity(256),
-            ..Self::default()
-        }
+        Self { out: Vec::with_capacity(256), ..Self::default() }
     }
 
     /// Opens an element inside the innermost open one.
@@ -47,7 +44,8 @@ impl Xml {
         self.attr("xmlns", ns)
     }
 
-    /// Adds an attribute to the element just opened. Without one, or after content, it does nothing.
+    /// Adds an attribute to the element just opened. Without one, or after content, it does
+    /// nothing.
     pub fn attr(&mut self, name: &'static str, value: &str) -> &mut Self {
         debug_assert!(self.in_tag, "attribute `{name}` outside a start tag");
         if self.in_tag {
@@ -131,10 +129,7 @@ mod tests {
     #[test]
     fn elements_nest_and_close_themselves() {
         let mut xml = Xml::new();
-        xml.open("a")
-            .attr("x", "1")
-            .attr_opt("y", &None::<&str>)
-            .attr_opt("z", &Some("2"));
+        xml.open("a").attr("x", "1").attr_opt("y", &None::<&str>).attr_opt("z", &Some("2"));
         xml.leaf("b", "t").open("c").raw(b"<d/>").text("");
         assert_eq!(xml.finish(), "<a x='1' z='2'><b>t</b><c><d/></c></a>");
     }

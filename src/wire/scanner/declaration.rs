@@ -1,4 +1,5 @@
-//! What may come before a stream header: byte order mark and XML declaration (XML 1.0, 2.8 and 4.3.3).
+//! What may come before a stream header: byte order mark and XML declaration (XML 1.0, 2.8 and
+//! 4.3.3).
 
 use super::ScanError;
 

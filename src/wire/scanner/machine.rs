@@ -513,7 +513,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Checks that the prefixes of a start tag are declared, and its attributes distinct by namespace.
+    /// Checks that the prefixes of a start tag are declared, and its attributes distinct by
+    /// namespace.
     fn resolve(&mut self, buf: &[u8], context: &impl Context) -> Result<(), ScanError> {
         if self.tag.prefix().of(buf) == b"xmlns" {
             return Err(NotWellFormed("element with the prefix `xmlns`"));

@@ -29,7 +29,8 @@ impl Span {
         buf.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
-    /// The same as text. What the scanner accepted is UTF-8 and cut at ASCII, so this loses nothing.
+    /// The same as text. What the scanner accepted is UTF-8 and cut at ASCII, so this loses
+    /// nothing.
     pub fn text(self, buf: &[u8]) -> &str {
         std::str::from_utf8(self.of(buf)).unwrap_or_default()
     }
@@ -85,7 +86,8 @@ pub(crate) struct Attr {
 pub(crate) struct Prefix {
     pub name: Span,
     pub uri: Span,
-    /// From the `<` of the element that declares it to behind its end; `end` is `u32::MAX` until then.
+    /// From the `<` of the element that declares it to behind its end; `end` is `u32::MAX` until
+    /// then.
     pub scope: Span,
 }
 
