@@ -350,19 +350,26 @@ fn name(item: Option<&Item>) -> String {
     }
 }
 
-/// An element for people: namespaces only where they change nothing else.
+/// An element for people: namespaces where they change, attributes by name.
 pub fn show(tree: &Tree) -> String {
+    show_in(tree, "jabber:client")
+}
+
+fn show_in(tree: &Tree, ns: &str) -> String {
     let mut out = format!("<{}", tree.local);
-    if tree.ns != "jabber:client" {
+    if tree.ns != ns {
         out.push_str(&format!(" xmlns='{}'", tree.ns));
     }
     for ((_, local), value) in &tree.attrs {
         out.push_str(&format!(" {local}='{value}'"));
     }
+    if tree.content.is_empty() {
+        return out + "/>";
+    }
     out.push('>');
     for node in &tree.content {
         match node {
-            Node::Element(child) => out.push_str(&show(child)),
+            Node::Element(child) => out.push_str(&show_in(child, &tree.ns)),
             Node::Text(text) => out.push_str(text),
             Node::Any => out.push('…'),
         }

@@ -10,7 +10,11 @@
 mod against_machine;
 mod against_server;
 mod dialogue;
+mod docs;
+mod rivals;
 mod scram;
 mod script;
+mod sessions;
+mod walls;
 mod world;
 mod xml;

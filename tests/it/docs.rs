@@ -1,0 +1,31 @@
+//! The generated parts of `doc/` are what the code says. `USHER_BLESS=1` writes them anew.
+
+use std::{fs, path::Path};
+
+fn generated(file: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc").join(file);
+    if std::env::var_os("USHER_BLESS").is_some() {
+        fs::write(&path, text).expect("doc/ can be written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == text,
+        "doc/{file} is stale; write it anew with: USHER_BLESS=1 cargo test --test it docs"
+    );
+}
+
+#[test]
+fn commands() {
+    let commands: Vec<_> = server::command::table().collect();
+    generated("reference/commands.md", &admin::docs::commands_markdown(&commands));
+}
+
+#[test]
+fn configuration() {
+    generated("reference/configuration.md", &server::config::reference());
+}
+
+#[test]
+fn protocol() {
+    generated("protocol.md", &plugins::protocol_markdown());
+}
