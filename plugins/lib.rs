@@ -18,7 +18,7 @@ pub mod version;
 
 use server::plugin::Plugin;
 
-pub use specs::CORE_SPECS;
+pub use specs::{CORE_SPECS, protocol_markdown};
 
 /// All plugins.
 pub static ALL: &[Plugin] = &[

@@ -1,7 +1,28 @@
 //! What the core implements, apart from any plugin: streams, security, delivery. The table of
 //! protocols in the documentation is derived from this and from what the plugins declare.
 
+use std::fmt::Write;
+
 use server::plugin::Spec;
+
+/// The protocol table of the documentation: what the core implements, then each plugin.
+#[must_use]
+pub fn protocol_markdown() -> String {
+    let mut out = String::from(
+        "# Protocol\n\n\
+         What Usher implements, as the code declares it. This file is generated from the declarations\n\
+         of the core and the plugins.\n\n\
+         | specification | version | title | part | notes |\n|---|---|---|---|---|\n",
+    );
+    let core = CORE_SPECS.iter().map(|spec| ("core", spec));
+    let plugins = crate::ALL.iter();
+    let plugins = plugins.flat_map(|plugin| plugin.specs.iter().map(|spec| (plugin.name, spec)));
+    for (part, spec) in core.chain(plugins) {
+        let Spec { id, version, title, note } = spec;
+        let _ = writeln!(out, "| {id} | {version} | {title} | {part} | {note} |");
+    }
+    out
+}
 
 /// Specifications of the core, RFCs first.
 pub static CORE_SPECS: &[Spec] = &[
@@ -17,7 +38,7 @@ pub static CORE_SPECS: &[Spec] = &[
         "Prepared with the stringprep profiles of RFC 6122, which servers in the field use, where \
          the two differ",
     ),
-    rfc("RFC 4616", "The PLAIN SASL Mechanism", "Under TLS, or where TLS is not required"),
+    rfc("RFC 4616", "The PLAIN SASL Mechanism", "Under TLS only; the password may be a token"),
     rfc("RFC 5802", "SCRAM", "SCRAM-SHA-1 and SCRAM-SHA-1-PLUS"),
     rfc("RFC 7677", "SCRAM-SHA-256", "SCRAM-SHA-256 and SCRAM-SHA-256-PLUS"),
     rfc("RFC 7628", "SASL Mechanisms for OAuth", "OAUTHBEARER, with a `secret-token:`"),

@@ -112,8 +112,8 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// PEM file with the certificate's private key.
     pub key: Option<PathBuf>,
-    /// Whether clients must encrypt before they log in. `false` allows passwords in the clear: for
-    /// tests and closed networks only.
+    /// Whether clients must encrypt before they log in. `false` lets them log in without, by SCRAM
+    /// only (passwords and tokens never travel in the clear): for tests and closed networks.
     pub required: bool,
 }
 
