@@ -273,15 +273,16 @@ impl Errand {
     /// Waits until the session's connection has taken over all that it was handed, or the session is
     /// gone and what it left has come back.
     async fn taken_over(&self) {
+        let mailbox = &self.session.mailbox;
+        let mark = mailbox.mark();
         let mut pause = Duration::from_millis(1);
-        // In this order: a mailbox is also empty when its rest was taken away for good.
-        while self.session.mailbox.bytes() > 0 || !self.session.alive() {
-            if !self.session.alive() {
-                self.server.settled(&self.session).await;
-                return;
-            }
+        while self.session.alive() && !mailbox.passed(mark) {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        // Asked last: it may have ended with a part of it.
+        if !self.session.alive() {
+            self.server.settled(&self.session).await;
         }
     }
 

@@ -273,8 +273,8 @@ async fn answer(
     closed: &mut watch::Receiver<bool>,
 ) -> io::Result<()> {
     let Request { command: name, args } = request;
-    let stream = command::find(server, &name)
-        .is_some_and(|command| matches!(command.shape, Shape::Stream(_)));
+    let stream =
+        command::find(&name).is_some_and(|command| matches!(command.shape, Shape::Stream(_)));
     let (rows, mut replies) = mpsc::channel(64);
     let (server, caller) = (server.clone(), caller.clone());
     tokio::spawn(async move { command::run(server, caller, &name, args, rows).await });

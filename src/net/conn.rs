@@ -48,6 +48,7 @@ pub(crate) struct Shared {
 }
 
 /// An answer of the server.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for one call")]
 enum Answer {
     /// The stanza is where it belongs.
     Routed,

@@ -97,11 +97,8 @@ impl Server {
             (Target::Own | Target::Host, ns::SESSION) if iq.set => return Answer::done(),
             _ => {}
         }
-        let handlers = self.registrations.iq.get(&iq.target);
-        let handlers = handlers.and_then(|by_namespace| by_namespace.get(payload.ns));
-        let found = handlers
-            .and_then(|handlers| handlers.iter().find(|(local, _)| *local == payload.local));
-        found.map_or_else(|| Answer::refuse(Condition::ServiceUnavailable), |(_, call)| call(iq))
+        let found = self.registrations.iq.get(&(iq.target, payload.ns, payload.local));
+        found.map_or_else(|| Answer::refuse(Condition::ServiceUnavailable), |call| call(iq))
     }
 }
 

@@ -102,7 +102,13 @@ struct Inner {
     /// The connection's task, if it waits for something to happen.
     waker: Option<Waker>,
     closed: bool,
+    /// How many parcels were taken so far; wraps.
+    taken: u32,
 }
+
+/// A place in a mailbox's queue; see [`Mailbox::mark`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u32);
 
 impl Mailbox {
     /// Appends a parcel and wakes the connection. `limit` bytes may wait; one parcel always may.
@@ -138,6 +144,7 @@ impl Mailbox {
             let Some(parcel) = inner.queue.pop_front() else { break };
             taken += parcel.len();
             inner.bytes -= parcel.len();
+            inner.taken = inner.taken.wrapping_add(1);
             each(parcel);
         }
         if inner.queue.is_empty() {
@@ -169,6 +176,20 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.bytes = 0;
         std::mem::take(&mut inner.queue).into()
+    }
+
+    /// The place behind everything that waits now.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        let inner = self.inner.lock();
+        Mark(inner.taken.wrapping_add(u32::try_from(inner.queue.len()).unwrap_or(u32::MAX)))
+    }
+
+    /// Whether the connection has taken everything that waited when `mark` was made.
+    #[must_use]
+    pub fn passed(&self, mark: Mark) -> bool {
+        // Less than half the range behind: the difference is never as large as that.
+        self.inner.lock().taken.wrapping_sub(mark.0) < u32::MAX / 2
     }
 
     /// Bytes that wait.
@@ -221,6 +242,18 @@ mod tests {
         let mailbox = Mailbox::default();
         mailbox.push(parcel("larger than the limit"), 4).expect("the first always fits");
         assert!(matches!(mailbox.push(parcel("x"), 4), Err(Refused::Full(_))));
+    }
+
+    #[test]
+    fn a_mark_is_passed_whatever_comes_behind_it() {
+        let mailbox = Mailbox::default();
+        assert!(mailbox.passed(mailbox.mark()));
+        mailbox.push(parcel("a"), 9).expect("there is room");
+        let mark = mailbox.mark();
+        mailbox.push(parcel("b"), 9).expect("there is room");
+        assert!(!mailbox.passed(mark));
+        mailbox.take(1, Waker::noop(), |_| {});
+        assert!(mailbox.passed(mark), "though `b` still waits");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use wire::{Frame, Jid};
 
 use crate::{
     Server, Session,
-    command::Command,
     config::Config,
     hooks::{AccountDeleted, Delivery, Ended, Flow, Hooks, Inbound, Moment},
     iq::Answer,
@@ -80,9 +79,8 @@ pub(crate) type Payload = (&'static str, &'static str);
 /// What plugins have registered, apart from their hooks.
 #[derive(Default)]
 pub struct Registrations {
-    pub(crate) iq: HashMap<Target, HashMap<&'static str, Vec<(&'static str, IqHandler)>>>,
+    pub(crate) iq: HashMap<(Target, &'static str, &'static str), IqHandler>,
     pub(crate) tables: Vec<&'static Table>,
-    pub(crate) commands: Vec<&'static Command>,
     /// Service-discovery features of hosts, sorted, each once.
     pub host_features: Vec<&'static str>,
     /// Service-discovery features of accounts, sorted, each once.
@@ -143,8 +141,9 @@ impl Setup<'_> {
         handler: impl Fn(&Iq) -> Answer + Send + Sync + Clone + 'static,
     ) {
         for target in targets {
-            let by_namespace = self.registrations.iq.entry(*target).or_default();
-            by_namespace.entry(namespace).or_default().push((local, Box::new(handler.clone())));
+            let key = (*target, namespace, local);
+            let before = self.registrations.iq.insert(key, Box::new(handler.clone()));
+            debug_assert!(before.is_none(), "two plugins answer <{local} xmlns='{namespace}'/>");
         }
     }
 
@@ -166,11 +165,6 @@ impl Setup<'_> {
     /// Declares a table. Its rows of an account go when the account goes.
     pub fn table(&mut self, table: &'static Table) {
         self.registrations.tables.push(table);
-    }
-
-    /// Adds commands to the command table.
-    pub fn commands(&mut self, commands: &'static [Command]) {
-        self.registrations.commands.extend(commands);
     }
 }
 

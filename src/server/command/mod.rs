@@ -20,7 +20,7 @@ use crate::{Server, audit::Entry, config::Span, end::Actor, id::SessionId};
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
-/// Commands of the core, in the order of the help; plugins add theirs behind.
+/// All commands, in the order of the help.
 pub const CORE: &[&[Command]] = &[USER, SESSION, TOKEN, SERVER];
 
 /// One command.
@@ -227,11 +227,10 @@ pub fn table() -> impl Iterator<Item = &'static Command> {
     CORE.iter().copied().flatten()
 }
 
-/// The command of this name, of the core or of a plugin.
+/// The command of this name.
 #[must_use]
-pub fn find(server: &Server, name: &str) -> Option<&'static Command> {
-    let plugins = server.registrations.commands.iter().copied();
-    table().chain(plugins).find(|command| command.name == name)
+pub fn find(name: &str) -> Option<&'static Command> {
+    table().find(|command| command.name == name)
 }
 
 /// Runs a command by name, checks its arguments, audits it if it mutates, and sends everything, the
@@ -259,7 +258,7 @@ async fn perform(
     rows: mpsc::Sender<Reply>,
 ) -> Result<Done, CommandError> {
     let unknown = || CommandError::usage(format!("there is no command `{name}`"));
-    let command = find(&server, name).ok_or_else(unknown)?;
+    let command = find(name).ok_or_else(unknown)?;
     command.check(&args)?;
     let audited = command.mutates.then(|| command.without_secrets(&args));
     let call = Call { server: server.clone(), caller: caller.clone(), args, rows };

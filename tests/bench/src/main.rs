@@ -20,7 +20,10 @@ const MESSAGE: &str = "<message to='juliet@localhost/balcony' type='chat' \
     xmlns='urn:xmpp:sid:0' id='b5a1c2d3-9f3e-4a52-8f6b-0c1d2e3f4a5b'/><request \
     xmlns='urn:xmpp:receipts'/><active xmlns='http://jabber.org/protocol/chatstates'/></message>";
 
-const CASES: &[(&str, fn(u64))] = &[
+/// Does one thing so many times.
+type Case = fn(u64);
+
+const CASES: [(&str, Case); 7] = [
     ("scan-message", scan),
     ("scan-byte-by-byte", scan_slowly),
     ("restamp-message", restamp),
