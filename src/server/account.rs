@@ -15,7 +15,7 @@ use crate::{
     Server,
     clock::Millis,
     end::{Actor, End, Level, Reason},
-    hooks::{AccountDeleted, Flow},
+    hooks::AccountDeleted,
     id::AccountId,
     random,
     store::{Batch, Range, SERVER, StoreError, Table},
@@ -354,8 +354,8 @@ impl Server {
         let ended = self.end_account(jid, Reason::AccountDeleted, actor).await;
 
         let cx = AccountDeleted { server: self.clone(), account: account.id, jid: jid.clone() };
-        if let Flow::Later(future) = self.hooks.account_deleted.run(&cx) {
-            future.await;
+        if let Some(told) = self.hooks.account_deleted.tell(&cx) {
+            told.await;
         }
         let mut batch = Batch::new().delete(&ACCOUNTS, SERVER, jid.as_str().as_bytes().to_vec());
         for token in self.store.rows(&vault::TOKENS, account.id.0, Range::all()).await? {

@@ -17,12 +17,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use wire::{Kind, StreamCondition, StreamError, Xml};
 
-use crate::{
-    Server, Session,
-    clock::Millis,
-    events::Change,
-    hooks::{Ended, Flow},
-};
+use crate::{Server, Session, clock::Millis, events::Change, hooks::Ended};
 
 /// Namespace of the application-specific element in stream errors and SASL failures that tells a
 /// client why its session or credential is over: `<ended xmlns='urn:usher:session:0' reason='…'/>`.
@@ -261,6 +256,8 @@ impl Server {
         if !self.registry.mark_ending(session) {
             return false;
         }
+        // Before its connection can see that it is over: what came in later would be lost.
+        session.mailbox.close();
         let record = Arc::new(EndRecord {
             at: self.clock.now(),
             reason: end.reason,
@@ -274,15 +271,10 @@ impl Server {
             cold.ending().farewell = end.farewell();
         }
         let ended = Ended { server: self.clone(), session: session.clone(), record };
-        match self.hooks.ended.run(&ended) {
-            Flow::Later(future) => {
-                self.spawn(async move {
-                    future.await;
-                });
-            }
-            Flow::Done | Flow::Next | Flow::Reject(_) => {}
+        if let Some(told) = self.hooks.ended.tell(&ended) {
+            self.spawn(told);
         }
-        session.mailbox.close();
+        session.mailbox.wake();
         true
     }
 
@@ -316,8 +308,9 @@ impl Server {
     /// it, forgets the session, tells whoever waits. Idempotent.
     pub async fn settle(self: &Arc<Self>, session: &Arc<Session>) {
         self.end(session, End::peer(Reason::Lost));
-        for parcel in session.mailbox.leftover() {
+        for mut parcel in session.mailbox.leftover() {
             if parcel.kind() == Kind::Message
+                && !parcel.has_another_copy()
                 && let Some(frame) = parcel.into_frame()
             {
                 self.reroute(session, frame).await;

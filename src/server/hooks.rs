@@ -79,6 +79,24 @@ impl<T: Clone + Send + Sync + 'static> Chain<T> {
         Self::run_from(&self.hooks, 0, cx)
     }
 
+    /// Tells all of them, whatever each decides. Some future if any of them has to be waited for.
+    pub fn tell(&self, cx: &T) -> Option<Later<()>> {
+        let mut waits = Vec::new();
+        for hook in self.hooks.iter() {
+            if let flow @ Flow::Later(_) = (hook.call)(cx) {
+                waits.push(flow);
+            }
+        }
+        if waits.is_empty() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            for flow in waits {
+                flow.decided().await;
+            }
+        }))
+    }
+
     fn run_from(hooks: &Arc<Vec<Hook<T>>>, start: usize, cx: &T) -> Flow {
         for (index, hook) in hooks.iter().enumerate().skip(start) {
             match (hook.call)(cx) {
@@ -233,6 +251,30 @@ mod tests {
         let cx = Cx(Arc::default());
         assert!(matches!(chain.run(&cx).decided().await, Flow::Done));
         assert_eq!(cx.0.load(Ordering::SeqCst), 123, "each once, in order, none after Done");
+    }
+
+    #[tokio::test]
+    async fn all_are_told_even_behind_one_that_decides_or_waits() {
+        let chain = chain(vec![
+            |cx| {
+                note(cx, 1);
+                Flow::Done
+            },
+            |cx| {
+                let cx = cx.clone();
+                Flow::later(async move {
+                    note(&cx, 3);
+                    Flow::Done
+                })
+            },
+            |cx| {
+                note(cx, 2);
+                Flow::Next
+            },
+        ]);
+        let cx = Cx(Arc::default());
+        chain.tell(&cx).expect("one has to be waited for").await;
+        assert_eq!(cx.0.load(Ordering::SeqCst), 123);
     }
 
     #[test]

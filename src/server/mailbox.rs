@@ -4,7 +4,14 @@
 //! and may outlive it. It is a mutex over a ring rather than a channel because an empty one must cost
 //! next to nothing: no block is allocated until the first stanza, and it is freed when drained.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,6 +25,8 @@ pub struct Parcel {
     to: Option<Jid>,
     tail: Bytes,
     kind: Kind,
+    /// Shared by the copies of one message for several sessions: whether a connection has one.
+    fork: Option<Arc<AtomicBool>>,
 }
 
 impl Parcel {
@@ -26,19 +35,36 @@ impl Parcel {
     pub fn stamped(frame: &Frame, from: &Jid, to: Option<&Jid>, lang: Option<&str>) -> Self {
         let stamp = Stamp { from: Some(from.as_str()), to: to.map(Jid::as_str), lang };
         let (head, tail) = frame.restamp(stamp);
-        Self { head, to: None, tail, kind: frame.kind() }
+        Self { head, to: None, tail, kind: frame.kind(), fork: None }
     }
 
     /// A stanza that the server made, whole.
     #[must_use]
     pub fn whole(kind: Kind, xml: Bytes) -> Self {
-        Self { head: xml, to: None, tail: Bytes::new(), kind }
+        Self { head: xml, to: None, tail: Bytes::new(), kind, fork: None }
     }
 
     /// One copy of a broadcast: `head` ends just after `to='`, `tail` starts with the closing quote.
     #[must_use]
     pub fn addressed(kind: Kind, head: Bytes, to: Jid, tail: Bytes) -> Self {
-        Self { head, to: Some(to), tail, kind }
+        Self { head, to: Some(to), tail, kind, fork: None }
+    }
+
+    /// The same as one of several copies: clones of it are for other sessions.
+    #[must_use]
+    pub fn forked(self) -> Self {
+        Self { fork: Some(Arc::default()), ..self }
+    }
+
+    /// Gives a copy up: whether another one has reached its connection, or is still on its way. Of
+    /// copies that are all given up, the last one hears that there is none. Never true for a parcel
+    /// that was not forked.
+    pub(crate) fn has_another_copy(&mut self) -> bool {
+        match self.fork.take().map(Arc::into_inner) {
+            None => false,
+            Some(None) => true,
+            Some(Some(reached)) => reached.into_inner(),
+        }
     }
 
     /// Message, presence, iq.
@@ -145,6 +171,9 @@ impl Mailbox {
             taken += parcel.len();
             inner.bytes -= parcel.len();
             inner.taken = inner.taken.wrapping_add(1);
+            if let Some(reached) = &parcel.fork {
+                reached.store(true, Ordering::Release);
+            }
             each(parcel);
         }
         if inner.queue.is_empty() {
@@ -164,10 +193,9 @@ impl Mailbox {
         }
     }
 
-    /// Refuses everything from now on.
+    /// Refuses everything from now on. Does not wake the connection.
     pub fn close(&self) {
         self.inner.lock().closed = true;
-        self.wake();
     }
 
     /// What was never handed to the connection. Only useful after [`close`](Self::close).
@@ -254,6 +282,21 @@ mod tests {
         assert!(!mailbox.passed(mark));
         mailbox.take(1, Waker::noop(), |_| {});
         assert!(mailbox.passed(mark), "though `b` still waits");
+    }
+
+    #[test]
+    fn of_forked_copies_that_nobody_gets_exactly_one_goes_elsewhere() {
+        let first = parcel("a").forked();
+        let (second, third) = (first.clone(), first.clone());
+        let elsewhere = [first, second, third].map(|mut copy| !copy.has_another_copy());
+        assert_eq!(elsewhere, [false, false, true]);
+        assert!(!parcel("not forked").has_another_copy());
+
+        let (mailbox, copy) = (Mailbox::default(), parcel("a").forked());
+        let mut given_up = copy.clone();
+        mailbox.push(copy, 9).expect("open");
+        mailbox.take(9, Waker::noop(), drop);
+        assert!(given_up.has_another_copy(), "a connection has it");
     }
 
     #[test]

@@ -338,13 +338,18 @@ impl Delivery {
             session.flags().has(Flags::AVAILABLE)
                 && session.presence().is_some_and(|presence| presence.priority >= 0)
         });
-        let mut taken = false;
-        if !receivers.is_empty() {
-            let parcel = self.parcel();
-            for session in &receivers {
-                taken |= self.server.push(session, parcel.clone());
+        let taken = match receivers.as_slice() {
+            [] => false,
+            [session] => self.server.push(session, self.parcel()),
+            several => {
+                let mut parcel = self.parcel().forked();
+                for session in several {
+                    self.server.push(session, parcel.clone());
+                }
+                // Not if whoever took one has ended by now without reading it.
+                parcel.has_another_copy()
             }
-        }
+        };
         if taken || kind == MessageType::Headline {
             return Flow::Done;
         }

@@ -3,14 +3,17 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, rivals        walls: what may depend on what
+//!  world ─► sessions, ends, changes, churn, rivals       walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
 
 mod against_machine;
 mod against_server;
+mod changes;
+mod churn;
 mod dialogue;
 mod docs;
+mod ends;
 mod rivals;
 mod scram;
 mod script;

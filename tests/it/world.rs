@@ -19,6 +19,7 @@ use server::{
     account::{Account, Role},
     clock::{Clock, Millis},
     config::{Config, Span},
+    end::Actor,
     keyring::KeyRing,
     plugin::Plugin,
     vault::{LOGIN, Mint},
@@ -30,7 +31,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use wire::{Jid, Secret, TokenId};
+use wire::{Hash, Jid, Mechanism, Secret, TokenId};
 
 use crate::{
     dialogue::{Chunks, Client, Got, HEADER, Link},
@@ -42,6 +43,8 @@ use crate::{
 pub const PASSWORD: &str = "secret";
 /// When the manual clock starts: 2026-01-01.
 pub const START: Millis = Millis(1_767_225_600_000);
+/// Asks for the roster.
+pub const ROSTER: &str = "<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>";
 /// How long something that has to happen may take. Only a failing test ever waits for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -337,6 +340,33 @@ pub fn assert_eventually(what: &str, mut holds: impl FnMut() -> bool) -> impl Fu
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+/// Who ends sessions in tests.
+pub fn admin() -> Actor {
+    Actor::Admin("test".into())
+}
+
+/// A session without a connection, settled as soon as it ends.
+pub fn tended(server: &Arc<Server>) -> Arc<Session> {
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let session = server.connect(peer).expect("is let in");
+    let (server, tended) = (server.clone(), session.clone());
+    tokio::spawn(async move {
+        while tended.alive() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        server.settle(&tended).await;
+    });
+    session
+}
+
+/// Logs a session in as somebody who has proved to be the owner of the account.
+pub async fn enter(server: &Arc<Server>, session: &Arc<Session>, jid: &str) -> bool {
+    let Ok((_, candidate)) = server.scram_keys(&jid.parse_jid(), Hash::Sha256).await else {
+        return false;
+    };
+    server.enter(session, candidate, Mechanism::ScramSha256, None).await.is_ok()
 }
 
 /// A client's end of a connection.
