@@ -109,7 +109,7 @@ impl Server {
     /// the name of this server, and carbons.
     fn without_server_elements(&self, frame: Frame) -> Frame {
         if frame.kind() == Kind::Iq
-            || !(frame.contains(wire::ns::SID.as_bytes())
+            || !(frame.contains(b"stanza-id")
                 || frame.contains(wire::ns::DELAY.as_bytes())
                 || frame.contains(wire::ns::CARBONS.as_bytes()))
         {

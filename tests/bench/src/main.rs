@@ -112,7 +112,7 @@ impl Stage {
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let store = store::memory();
         let server = Server::new(config, clock, store, KeyRing::ephemeral(), plugins::ALL);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { runtime, server: server.expect("a server") }
     }
 
@@ -141,8 +141,9 @@ impl Stage {
 
     fn send(&self, session: &Arc<Session>, stanza: &'static str) {
         let frame = Frame::parse(stanza).expect("a good stanza");
-        let flow = self.server.inbound(session, None, frame);
-        self.runtime.block_on(flow.decided());
+        self.runtime.block_on(async {
+            self.server.inbound(session, None, frame).decided().await;
+        });
     }
 }
 
