@@ -511,3 +511,30 @@ async fn login_as_plain(client: &mut Remote, name: &str) -> String {
     client.send(auth("PLAIN", &format!("\\0{name}\\0wrong"))).await;
     verdict(&client.element().await)
 }
+
+#[tokio::test]
+async fn cve_2013_6169_tls_is_1_2_or_1_3_and_both_can_be_bound_to() {
+    for (version, name) in
+        [(&rustls::version::TLS12, "TLSv1.2"), (&rustls::version::TLS13, "TLSv1.3")]
+    {
+        let world = World::start(|_| {}).await;
+        world.account("alice").await;
+        for binding in ["tls-exporter", "tls-server-end-point"] {
+            let mut client = world.connect_over(version).await;
+            client.open().await;
+            let plan = Scram {
+                mechanism: "SCRAM-SHA-256-PLUS".into(),
+                user: "alice".into(),
+                password: PASSWORD.into(),
+                options: [("binding".to_owned(), binding.to_owned())].into(),
+            };
+            client.scram(&plan).await.expect("a challenge");
+            client.expect_scram().await.expect("both ends see the same channel");
+            let session = world.only();
+            assert_eq!(session.tls().map(|tls| tls.version), Some(name));
+            assert_eq!(session.identity().and_then(|me| me.binding), Some(binding));
+            client.link.cut();
+            world.empty().await;
+        }
+    }
+}

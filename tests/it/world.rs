@@ -10,7 +10,7 @@ use std::{
 
 use net::{Door, Listener, Tls, tls};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion,
     crypto::ring,
     pki_types::{CertificateDer, ServerName},
 };
@@ -101,6 +101,14 @@ impl World {
         let listeners = doors.into_iter();
         let listeners = listeners.map(|door| tokio::spawn(door.run(server.clone(), tls.clone())));
         Self { clock, c2s, c2s_tls, listeners: listeners.collect(), server }
+    }
+
+    /// Direct TLS in this version and no other.
+    pub async fn connect_over(&self, version: &'static SupportedProtocolVersion) -> Remote {
+        let tcp = TcpStream::connect(self.c2s_tls).await.expect("is let in");
+        let mut socket = Socket::Tcp(tcp);
+        socket.handshake(&[version]).await.expect("a handshake");
+        Client::new(socket, Chunks::Whole)
     }
 
     /// Adds an account of the default host.
@@ -377,15 +385,31 @@ pub enum Socket {
 }
 
 /// The client's TLS, which trusts the tests' certificate and no other.
-fn connector() -> TlsConnector {
+fn connector(versions: &[&'static SupportedProtocolVersion]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(certificate().der.clone()).expect("a certificate");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
+}
+
+impl Socket {
+    /// The client's side of a handshake that offers these versions.
+    async fn handshake(
+        &mut self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<(), String> {
+        let Self::Tcp(tcp) = std::mem::replace(self, Self::Gone) else {
+            return Err("not a plain connection".into());
+        };
+        let name = ServerName::try_from("localhost").map_err(|why| why.to_string())?;
+        let tls = connector(versions).connect(name, tcp).await.map_err(|why| why.to_string())?;
+        *self = Self::Tls(Box::new(tls));
+        Ok(())
+    }
 }
 
 impl Link for Socket {
@@ -421,13 +445,7 @@ impl Link for Socket {
     }
 
     async fn start_tls(&mut self) -> Result<(), String> {
-        let Self::Tcp(tcp) = std::mem::replace(self, Self::Gone) else {
-            return Err("not a plain connection".into());
-        };
-        let name = ServerName::try_from("localhost").map_err(|why| why.to_string())?;
-        let tls = connector().connect(name, tcp).await.map_err(|why| why.to_string())?;
-        *self = Self::Tls(Box::new(tls));
-        Ok(())
+        self.handshake(ALL_VERSIONS).await
     }
 
     fn cut(&mut self) {
