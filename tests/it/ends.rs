@@ -316,3 +316,33 @@ async fn nothing_enters_the_mailbox_of_a_session_once_it_is_ending() {
     assert_eq!(seen.ends.load(Ordering::SeqCst), 1);
     assert_eq!(seen.late.load(Ordering::SeqCst), 0, "what is pushed now would be lost");
 }
+
+#[tokio::test]
+async fn what_waits_when_the_server_stops_is_kept_once() {
+    let world = World::start(|config| {
+        config.limits.bound.bytes_per_second = 0;
+        config.sessions.close_wait = Span::seconds(1);
+    })
+    .await;
+    world.account("alice").await;
+    let bob = world.account("bob").await;
+    let mut alice = world.client("alice").await;
+    let _deaf = [world.available("bob", "one").await, world.available("bob", "two").await];
+    let sessions = ["one", "two"].map(|name| world.session(&format!("bob@localhost/{name}")));
+    let body = "x".repeat(30_000);
+    let mut sent = 0;
+    while sessions.iter().any(|session| session.mailbox.bytes() < 500_000) {
+        sent += 1;
+        alice.send(format!("<message to='bob@localhost'><body>{body}</body></message>")).await;
+        alice.settle().await;
+        assert!(sent < 2_000, "they read");
+    }
+    let waiting = sessions.each_ref().map(|session| session.mailbox.bytes() / 30_000);
+    drop(alice);
+    world.server.shutdown().await;
+    let kept = world.server.store.count(&plugins::offline::OFFLINE, bob.id.0).await;
+    let kept = usize::try_from(kept.expect("can be read")).expect("is small");
+    // A message that one of the two has taken over has been delivered.
+    let least = waiting.into_iter().min().unwrap_or(0);
+    assert!(least > 10 && (least - 2..=least).contains(&kept), "{kept} of {waiting:?}");
+}
