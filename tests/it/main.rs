@@ -11,6 +11,7 @@ mod against_machine;
 mod against_server;
 mod changes;
 mod churn;
+mod crash;
 mod dialogue;
 mod docs;
 mod ends;
