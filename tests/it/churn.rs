@@ -1,5 +1,5 @@
 //! The registry under random churn by several tasks at once: whatever they do, counters equal the
-//! lists that they count, indexes hold who is there and nobody else, and nothing is left in the end.
+//! lists that they count, indexes hold who is there and nobody else, and nothing is left.
 
 use std::{
     collections::{BTreeMap, HashSet},

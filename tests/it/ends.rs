@@ -1,5 +1,5 @@
-//! How sessions end, whatever the cause: one end, one event, one record, and what had waited for the
-//! session finds another way.
+//! How sessions end, whatever the cause: one end, one event, one record, and what had waited for
+//! the session finds another way.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -345,4 +345,39 @@ async fn what_waits_when_the_server_stops_is_kept_once() {
     // A message that one of the two has taken over has been delivered.
     let least = waiting.into_iter().min().unwrap_or(0);
     assert!(least > 10 && (least - 2..=least).contains(&kept), "{kept} of {waiting:?}");
+}
+
+/// Falls over at a message that says so.
+static CLUMSY: [Plugin; 1] =
+    [Plugin { name: "clumsy", about: "Falls over", specs: &[], setup: clumsy }];
+
+fn clumsy(setup: &mut Setup<'_>) {
+    setup.inbound(|cx| match cx.frame.id().as_deref() {
+        Some("now") => panic!("as the test wants it"),
+        Some("later") => Flow::later(async { panic!("as the test wants it") }),
+        _ => Flow::Next,
+    });
+}
+
+#[tokio::test]
+async fn a_panic_in_one_connection_ends_that_session_and_no_other() {
+    let world = World::start_with(&CLUMSY, |_| {}).await;
+    world.account("alice").await;
+    world.account("bob").await;
+    let mut bob = world.client("bob").await;
+    let mut events = world.server.events.watch();
+    for id in ["now", "later"] {
+        let mut alice = world.client("alice").await;
+        let session = world.session("alice@localhost/r");
+        alice.send(format!("<message to='bob@localhost/r' id='{id}'/>")).await;
+        alice.expect_cut().await.expect("no more than that");
+        assert_eventually("it is settled", || world.server.recent.get(session.id).is_some()).await;
+        let seen = ends(&mut events);
+        assert_eq!(seen.get(&session.id), Some(&vec![Some(Reason::Internal)]), "{id}");
+        let mut again = world.client("alice").await;
+        again.send("<message to='bob@localhost/r' id='fine'/>").await;
+        bob.expect("<message from='alice@localhost/r' to='bob@localhost/r' id='fine'/>").await;
+        drop(again);
+        assert_eventually("only bob is left", || world.server.registry.counts().total == 1).await;
+    }
 }

@@ -1,6 +1,6 @@
 //! Faults of other servers, each with a test that this one does not have it. The names say whose
-//! fault it was: a CVE, an issue, or what was seen on a running Prosody 13.0. Single dialogues are in
-//! `tests/scripts`; here is what takes a matrix, many connections, or a look inside.
+//! fault it was: a CVE, an issue, or what was seen on a running Prosody 13.0. Single dialogues are
+//! in `tests/scripts`; here is what takes a matrix, many connections, or a look inside.
 
 use server::{
     account::{Role, Standing},
@@ -355,7 +355,7 @@ async fn cve_2011_0411_what_is_sent_in_the_clear_behind_starttls_is_not_executed
         client.open().await;
         client.send(&injected).await;
         client.expect("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        // Bytes that arrive late spoil the handshake, which is as good; in one piece they are dropped.
+        // Late bytes spoil the handshake, which is as good; in one piece they are dropped.
         let handshake = client.start_tls().await;
         assert!(handshake.is_ok() || !whole, "{handshake:?}");
         if handshake.is_ok() {

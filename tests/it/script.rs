@@ -92,7 +92,7 @@ pub struct Scram {
     pub mechanism: String,
     pub user: String,
     pub password: String,
-    /// `binding`, `data`, `authzid`, `flag`, `nonce`, `channel`: what differs from a plain exchange.
+    /// `binding`, `data`, `authzid`, `flag`, `nonce`, `channel`: what differs from a plain one.
     pub options: BTreeMap<String, String>,
 }
 

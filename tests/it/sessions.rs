@@ -156,7 +156,8 @@ async fn a_session_ends_with_its_token_and_the_token_stays_dead() {
         .expect(
             "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
              <text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>*</text>\
-             <ended xmlns='urn:usher:session:0' reason='token-expired' by='server'/></stream:error>",
+             <ended xmlns='urn:usher:session:0' reason='token-expired' by='server'/>\
+             </stream:error>",
         )
         .await;
     client.expect_close().await.expect("closes");
