@@ -263,7 +263,8 @@ pub async fn run<L: Link>(
 }
 
 /// The bytes of a line that a client sends: `\xHH`, `\0`, `\t`, `\n`, `\r`, `\\` are bytes,
-/// `${name}` is what has been seen or minted, `${3*ab}` is `ababab`, `{{…}}` is base64 of what is inside.
+/// `${name}` is what has been seen or minted, `${3*ab}` is `ababab`, `{{…}}` is base64 of what it
+/// holds.
 pub fn render(text: &str, vars: &Vars) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut rest = text;
