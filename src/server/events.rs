@@ -5,7 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use crate::{Session, clock::Millis, end::EndRecord, id::SessionId};
+use crate::{
+    Session,
+    clock::Millis,
+    end::{Actor, EndRecord},
+    id::SessionId,
+};
 
 /// What changed.
 #[derive(Clone, Debug)]
@@ -104,8 +109,9 @@ const REMEMBERED: usize = 1000;
 
 impl Recent {
     pub(crate) fn push(&self, session: &Session, record: Arc<EndRecord>) {
-        // Whoever never logged in leaves nothing to ask about, and must not push others out.
-        if session.identity().is_none() {
+        // Whoever never logged in must not push others out, and leaves nothing to ask about unless
+        // an administrator ended it.
+        if session.identity().is_none() && !matches!(record.by, Actor::Admin(_)) {
             return;
         }
         let mut ring = self.ring.lock();
