@@ -15,6 +15,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::watch;
 use wire::{Kind, StreamCondition, StreamError, Xml};
 
 use crate::{Server, Session, clock::Millis, events::Change, hooks::Ended};
@@ -274,8 +275,40 @@ impl Server {
         if let Some(told) = self.hooks.ended.tell(&ended) {
             self.spawn(told);
         }
+        self.reroute_leftover(session);
         session.mailbox.wake();
         true
+    }
+
+    /// Finds other places for the messages that an ended session's connection has not taken, at once:
+    /// those that come for the account from now on are not to overtake them.
+    fn reroute_leftover(self: &Arc<Self>, session: &Arc<Session>) {
+        let leftover = session.mailbox.leftover();
+        if leftover.is_empty() {
+            return;
+        }
+        let (server, ended) = (self.clone(), session.clone());
+        let (over, rerouting) = watch::channel(());
+        session.cold.lock().ending().rerouting = Some(rerouting);
+        self.spawn(async move {
+            for mut parcel in leftover {
+                if parcel.kind() == Kind::Message
+                    && !parcel.has_another_copy()
+                    && let Some(frame) = parcel.into_frame()
+                {
+                    server.reroute(&ended, frame).await;
+                }
+            }
+            drop(over);
+        });
+    }
+
+    /// Waits until the messages that an ended session's connection has not taken are elsewhere.
+    pub(crate) async fn rerouted(&self, session: &Session) {
+        let rerouting = session.cold.lock().ending().rerouting.clone();
+        if let Some(mut rerouting) = rerouting {
+            while rerouting.changed().await.is_ok() {}
+        }
     }
 
     /// Waits until an ending session is settled, at most its `close_wait` and a little more.
@@ -304,18 +337,11 @@ impl Server {
         }
     }
 
-    /// The connection's last call: it is closed. Re-routes the messages that were never handed to
-    /// it, forgets the session, tells whoever waits. Idempotent.
+    /// The connection's last call: it is closed. Once the messages that were never handed to it are
+    /// elsewhere, forgets the session and tells whoever waits. Idempotent.
     pub async fn settle(self: &Arc<Self>, session: &Arc<Session>) {
         self.end(session, End::peer(Reason::Lost));
-        for mut parcel in session.mailbox.leftover() {
-            if parcel.kind() == Kind::Message
-                && !parcel.has_another_copy()
-                && let Some(frame) = parcel.into_frame()
-            {
-                self.reroute(session, frame).await;
-            }
-        }
+        self.rerouted(session).await;
         self.registry.forget(session);
         let (waiters, record) = {
             let mut cold = session.cold.lock();

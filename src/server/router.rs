@@ -311,11 +311,14 @@ impl Delivery {
     fn to_sessions(&self) -> Flow {
         let registry = &self.server.registry;
         let kind = MessageType::of(&self.frame);
+        // Those who would not take it any more.
+        let mut gone = Few::new();
         if self.to.resource().is_some() {
-            if let Some(session) = registry.full(&self.to)
-                && self.server.push(&session, self.parcel())
-            {
-                return Flow::Done;
+            if let Some(session) = registry.full(&self.to) {
+                if self.server.push(&session, self.parcel()) {
+                    return Flow::Done;
+                }
+                gone.push(session);
             }
             // RFC 6121 section 8.5.3.2.1: a chat message goes to the account instead.
             match kind {
@@ -353,7 +356,18 @@ impl Delivery {
         if taken || kind == MessageType::Headline {
             return Flow::Done;
         }
-        self.to_nobody()
+        gone.append(&mut receivers);
+        if gone.is_empty() {
+            return self.to_nobody();
+        }
+        // What they leave behind is older than this, and goes first.
+        let delivery = self.clone();
+        Flow::later(async move {
+            for session in &gone {
+                delivery.server.rerouted(session).await;
+            }
+            delivery.to_nobody().decided().await
+        })
     }
 
     fn to_nobody(&self) -> Flow {

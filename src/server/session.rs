@@ -197,6 +197,8 @@ pub(crate) struct Ending {
     pub(crate) record: Option<Arc<EndRecord>>,
     /// What its connection still has to send before it closes; taken by the connection.
     pub(crate) farewell: Option<StreamError>,
+    /// Closes when the messages that the connection has not taken are elsewhere.
+    pub(crate) rerouting: Option<tokio::sync::watch::Receiver<()>>,
     /// Whoever waits until the connection is gone.
     pub(crate) waiters: Vec<tokio::sync::oneshot::Sender<()>>,
     /// The connection is gone and everything about this session has been settled.
