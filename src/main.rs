@@ -3,12 +3,18 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::DirBuilder, future::pending, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path,
-    process::ExitCode, sync::Arc,
+    fs::DirBuilder,
+    future::pending,
+    io::{IsTerminal as _, Write as _, stderr, stdout},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
 };
 
 use admin::{Next, socket::Socket};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use net::{Door, Listener, Tls, tls};
 use server::{
     Server,
@@ -16,6 +22,7 @@ use server::{
     command,
     config::{self, Config, LogFormat, Storage},
     keyring::KeyRing,
+    store::SharedStore,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -50,14 +57,29 @@ fn serve(config: &Config) -> anyhow::Result<()> {
 
 async fn live(config: &Config) -> anyhow::Result<()> {
     let dir = &config.data_dir;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("data directory `{}`", dir.display()))?;
-    let (store, keys) = match config.storage {
-        Storage::Memory => (store::memory(), KeyRing::ephemeral()),
-        Storage::Sqlite => (store::sqlite(dir)?, KeyRing::open(&dir.join("server.key"))?),
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        let dir = dir.display();
+        anyhow!(
+            "cannot create the data directory `{dir}`: {error}; hint: start where the server's \
+                 user may write, or set `data_dir`"
+        )
+    })?;
+    let store = match config.storage {
+        Storage::Memory => store::memory(),
+        Storage::Sqlite => store::sqlite(dir)?,
+    };
+    let lived = live_on(config, &store).await;
+    // Whatever happened: a database left open would still talk behind the last line, the error.
+    let closed = store.close().await.context("closing the database");
+    lived.and(closed)?;
+    tracing::info!(event = "stopped");
+    Ok(())
+}
+
+async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
+    let keys = match config.storage {
+        Storage::Memory => KeyRing::ephemeral(),
+        Storage::Sqlite => KeyRing::open(&config.data_dir.join("server.key"))?,
     };
     let certificate = Arc::new(Tls::new(identity(config)?)?);
     let listeners = listen(config)?;
@@ -81,14 +103,18 @@ async fn live(config: &Config) -> anyhow::Result<()> {
     // The one who asked for the stop hears how it went; then nobody writes any more.
     drop(drained);
     let _ = administration.await;
-    store.close().await.context("closing the database")?;
-    tracing::info!(event = "stopped");
     Ok(())
 }
 
 fn log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log.level).context("`log.level`")?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (its disk is full, its reader gone) must not stop the server:
+    // by default, every event would panic then.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .log_internal_errors(false);
     match config.log.format {
         LogFormat::Json => lines.json().flatten_event(true).init(),
         LogFormat::Text => lines.with_target(false).init(),
@@ -124,16 +150,23 @@ fn announce(listener: &Listener) {
         Door::C2sTls => "clients, direct TLS",
     };
     if let Some(address) = listener.address() {
-        println!("listening on {address} ({what})");
+        say(&format!("listening on {address} ({what})"));
     }
+}
+
+/// A line for who started the server; nobody has to read it.
+fn say(line: &str) {
+    let _ = writeln!(stdout(), "{line}");
 }
 
 /// Tells the newcomer how to go on; once there is an account, only that the server is up.
 async fn greet(server: &Server) -> anyhow::Result<()> {
     let host = server.default_host();
-    println!("serving {host}, data in {}", show(&server.config.data_dir));
+    say(&format!("serving {host}, data in {}", show(&server.config.data_dir)));
     if server.accounts(None, 1).await?.is_empty() {
-        println!("no account yet; add the first one with: usher user add NAME@{host} --role admin");
+        say(&format!(
+            "no account yet; add the first one with: usher user add NAME@{host} --role admin"
+        ));
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 """Starting, configuring, asking and stopping the server."""
 
 import asyncio
+import os
 import stat
 
+import pytest
+
 import contract
-from usher import Usher
+from usher import BINARY, Usher
 
 
 async def test_the_example_configuration_checks_out(usher, tmp_path):
@@ -92,3 +95,62 @@ async def test_a_second_server_on_the_same_data_is_refused(usher, tmp_path):
     assert done.status == contract.FAILED, str(done)
     # And the first one has not been harmed.
     await usher.ok("session", "count")
+
+
+@pytest.mark.parametrize("broken", ["stdout", "stderr"])
+async def test_nobody_has_to_read_what_the_server_says(tmp_path, broken):
+    """A full disk under the log, a reader that has gone: the server goes on without them."""
+    usher = Usher(tmp_path)
+    reader, gone = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full:
+        for sink in (gone, full):
+            rest = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+            usher.process = await asyncio.create_subprocess_exec(
+                *(BINARY, "serve", "--config", str(usher.config)), **(rest | {broken: sink})
+            )
+            async with asyncio.timeout(30):
+                while (await usher.cli("status")).status != contract.DONE:
+                    assert usher.process.returncode is None, f"exit {usher.process.returncode}"
+                    await asyncio.sleep(0.05)
+            # An act that is logged.
+            await usher.cli("user", "add", "bob@localhost", "--password-stdin", input="x\n")
+            await usher.ok("user", "show", "bob@localhost")
+            assert await usher.stop() == 0
+    os.close(gone)
+
+
+async def test_the_log_has_colours_on_a_terminal_only(usher):
+    await usher.account("alice")
+    log = usher.log.read_text()
+    assert "audit" in log
+    assert "\x1b" not in log
+
+
+@pytest.mark.parametrize("wrong", ["certificate", "listen", "key", "data_dir"])
+async def test_the_last_line_says_why_it_does_not_start(usher, tmp_path, wrong):
+    (tmp_path / "second").mkdir()
+    second = Usher(tmp_path / "second")
+    (tmp_path / "file").write_text("")
+    settings = {
+        "certificate": f'[tls]\ncertificate = "{tmp_path}"\nkey = "{tmp_path}"\n',
+        "key": f'[tls]\ncertificate = "{usher.door.certificate}"\nkey = "{tmp_path}/nope"\n',
+    }
+    text = second.config.read_text() + settings.get(wrong, "")
+    if wrong == "listen":
+        text = text.replace(str(second.door.c2s), str(usher.door.c2s))
+    if wrong == "data_dir":
+        text = text.replace(str(second.data), str(tmp_path / "file"))
+    second.config.write_text(text)
+    done = await second.cli("serve")
+    assert done.status == contract.FAILED, str(done)
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: ") and last.count("; hint: ") == 1, str(done)
+    assert last.count("os error") <= 1, "it says its cause twice"
+
+
+async def test_a_dry_run_counts_what_would_end_though_nothing_does(usher):
+    done = await usher.cli("session", "end", "--all", "--dry-run", "--json")
+    assert done.status == contract.NO_MATCH
+    assert done.json()[contract.DRY_RUN_COUNT] == 0
+    assert contract.END_COUNT not in done.json()
