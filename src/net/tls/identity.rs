@@ -27,6 +27,14 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
+    /// What the file has in it for a certificate is none.
+    #[error("`{path}` has a damaged certificate in it: {why}; hint: get a fresh copy of it")]
+    Damaged {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What the parser says.
+        why: String,
+    },
     /// An identity without certificates.
     #[error("there is no certificate to serve; hint: set `[tls] certificate`")]
     Empty,
@@ -88,25 +96,28 @@ pub enum TlsError {
         from: String,
     },
     /// A file is there and cannot be read.
-    #[error("cannot read {what} `{path}`: {source}; hint: give the server's user read access")]
+    #[error("cannot read {what} `{path}`: {why}; hint: give the server's user read access")]
     Unreadable {
         /// `certificate` or `key`.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; not a `source`, for the message has it in it.
+        why: io::Error,
     },
     /// The TLS library refuses it: an unknown kind of key, a broken certificate.
-    #[error("certificate and key cannot be served: {0}; hint: use an ECDSA P-256 or RSA pair")]
+    #[error(
+        "certificate and key cannot be served: {0}; hint: use an ECDSA P-256 pair, or RSA of 2048 \
+         bits or more"
+    )]
     Unusable(String),
     /// A self-signed certificate could not be kept.
-    #[error("cannot write `{path}`: {source}; hint: the data directory must be writable")]
+    #[error("cannot write `{path}`: {why}; hint: the data directory must be writable")]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; not a `source`, for the message has it in it.
+        why: io::Error,
     },
 }
 
@@ -136,20 +147,23 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Identity, TlsError> {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(TlsError::KeyMismatch { certificate: certificate.into(), key: key.into() })
         }
-        Err(error) => Err(TlsError::Unusable(error.to_string())),
+        Err(error) => {
+            let (certificate, key) = (certificate.display(), key.display());
+            Err(TlsError::Unusable(format!("{error} (`{certificate}`, `{key}`)")))
+        }
     }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| match source.kind() {
+    fs::read(path).map_err(|why| match why.kind() {
         io::ErrorKind::NotFound => TlsError::Missing { what, path: path.into() },
-        _ => TlsError::Unreadable { what, path: path.into(), source },
+        _ => TlsError::Unreadable { what, path: path.into(), why },
     })
 }
 
 fn check_dates(certificate: &[u8], path: &Path, now: SystemTime) -> Result<(), TlsError> {
     let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        .map_err(|error| TlsError::Damaged { path: path.into(), why: error.to_string() })?;
     let validity = parsed.validity();
     let now = unix_seconds(now);
     if now > validity.not_after.timestamp() {

@@ -130,7 +130,7 @@ fn fits(identity: &Identity, names: &[SanType], now: SystemTime) -> bool {
 
 /// Puts a file in place whole, with this mode from its first byte on.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
-    let unwritable = |source: io::Error| TlsError::Unwritable { path: path.into(), source };
+    let unwritable = |why: io::Error| TlsError::Unwritable { path: path.into(), why };
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
