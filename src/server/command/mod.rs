@@ -100,6 +100,8 @@ pub enum ValueKind {
     JidPattern,
     /// A number.
     Number,
+    /// A file that the server reads or writes; the face makes it absolute.
+    Path,
     /// A secret that the face asks for at a prompt without echo (twice), or reads as one line of its
     /// standard input with `--<name>-stdin`. Never given on the command line itself.
     Secret,
@@ -366,6 +368,7 @@ impl Arg {
             ValueKind::Choice(_)
             | ValueKind::CsvFile
             | ValueKind::JidPattern
+            | ValueKind::Path
             | ValueKind::Secret
             | ValueKind::Text => Ok(()),
         };
@@ -373,11 +376,17 @@ impl Arg {
     }
 }
 
-/// An IP address, or a network in CIDR notation.
+/// An IP address, or a network in CIDR notation. IPv4 in its IPv6 dress is undressed, as the
+/// addresses of sessions are.
 fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
-    one.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+    let network = one.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
         format!("`{text}` is neither an IP address nor a network such as `203.0.113.0/24`")
+    })?;
+    let mapped = network.prefix_len().checked_sub(96).filter(|_| network.addr().is_ipv6());
+    Ok(match (mapped, network.addr().to_canonical()) {
+        (Some(prefix), address @ IpAddr::V4(_)) => IpNet::new(address, prefix).unwrap_or(network),
+        _ => network,
     })
 }
 
@@ -464,3 +473,19 @@ macro_rules! row {
     }};
 }
 pub(crate) use row;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_mean_the_ipv4_ones() {
+        let of = |text: &str| network(text).unwrap().trunc().to_string();
+        assert_eq!(of("::ffff:127.0.0.1"), "127.0.0.1/32");
+        assert_eq!(of("::ffff:127.9.9.9/104"), "127.0.0.0/8");
+        assert_eq!(of("::ffff:0.0.0.0/96"), "0.0.0.0/0");
+        assert_eq!(of("::ffff:0.0.0.0/95"), "::fffe:0:0/95");
+        assert_eq!(of("2001:db8::/32"), "2001:db8::/32");
+        assert_eq!(of("203.0.113.9/24"), "203.0.113.0/24");
+    }
+}

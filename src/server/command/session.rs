@@ -354,7 +354,7 @@ fn select(call: &Call) -> Result<Vec<Arc<Session>>, CommandError> {
     if let Some(network) = call.network("ip") {
         selectors += 1;
         if network.prefix_len() == network.max_prefix_len() {
-            found.extend(registry.at(network.addr().to_canonical()));
+            found.extend(registry.at(network.addr()));
         } else {
             found.extend(registry.all().filter(|session| network.contains(&session.address())));
         }
@@ -377,8 +377,10 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     let level = call.text("level");
     let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
     let level = level.unwrap_or(Level::End);
+    let dry = call.flag("dry-run");
     if sessions.is_empty() {
-        return Ok(Done::nothing("no session matches").with("ended", 0));
+        let count = if dry { "would_end" } else { "ended" };
+        return Ok(Done::nothing("no session matches").with(count, 0));
     }
     let one = |session: &Session, outcome: Value| {
         row! {
@@ -387,7 +389,7 @@ async fn end(call: Call) -> Result<Done, CommandError> {
             "outcome": outcome,
         }
     };
-    if call.flag("dry-run") {
+    if dry {
         for session in &sessions {
             call.row(one(session, "would-end".into())).await?;
         }

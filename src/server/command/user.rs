@@ -236,9 +236,10 @@ async fn import(call: Call) -> Result<Done, CommandError> {
             let _ = call.progress(finished, total).await;
         }
     }
+    let of = |count, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let message = match skipped {
-        0 => format!("added {added} accounts"),
-        some => format!("added {added} accounts, skipped {some} bad rows"),
+        0 => format!("added {}", of(added, "account")),
+        some => format!("added {}, skipped {}", of(added, "account"), of(some, "bad row")),
     };
     let done = if added + skipped == 0 { Done::nothing("no rows") } else { Done::said(message) };
     Ok(done.with("added", added).with("skipped", skipped))
