@@ -194,6 +194,14 @@ fn read(line: &str, commands: &[&'static Command]) -> Result<Said, Wrong> {
     match words.split_first() {
         Some((word, rest)) if word == "help" => Ok(Said::Help(rest.to_vec())),
         Some((word, [])) if word == "quit" || word == "exit" => Ok(Said::Quit),
+        // As on the command line; whatever else the line says is not done.
+        Some(_) if words.iter().any(|word| word == "--help" || word == "-h") => {
+            let mut topic = words;
+            while cli::help(&topic, commands).is_none() {
+                topic.pop();
+            }
+            Ok(Said::Help(topic))
+        }
         _ => cli::parse_words(&words, commands).map(Said::Call).map_err(Wrong::Usage),
     }
 }
@@ -280,6 +288,13 @@ mod tests {
         assert!(
             matches!(said("help session end"), Ok(Said::Help(words)) if words == ["session", "end"])
         );
+        for line in ["session end --help", "session end -h --all", "session end a@b --all --help"] {
+            let asked = said(line);
+            assert!(
+                matches!(&asked, Ok(Said::Help(words)) if words == &["session", "end"]),
+                "{line}: {asked:?}"
+            );
+        }
         match said("session end 'a@b/two words' --level kick") {
             Ok(Said::Call(called)) => {
                 assert_eq!(called.command.name, "session end");
