@@ -241,10 +241,9 @@ fn arg(arg: &'static Arg) -> clap::Arg {
     .value_parser(parser(arg.kind))
     // They are the name of the value already.
     .hide_possible_values(arg.form == Form::Option)
-    .value_hint(if arg.kind == ValueKind::CsvFile {
-        ValueHint::FilePath
-    } else {
-        ValueHint::Other
+    .value_hint(match arg.kind {
+        ValueKind::CsvFile | ValueKind::Path => ValueHint::FilePath,
+        _ => ValueHint::Other,
     })
 }
 
@@ -255,6 +254,11 @@ fn parser(kind: ValueKind) -> ValueParser {
         ValueKind::Number => ValueParser::from(|text: &str| {
             let number = text.parse::<u64>().map_err(|_| "write a whole number, as in `100`");
             number.map(|_| text.to_owned())
+        }),
+        // The server's working directory is not the caller's.
+        ValueKind::Path => ValueParser::from(|text: &str| {
+            let path = std::path::absolute(text).map_err(|why| why.to_string())?;
+            path.into_os_string().into_string().map_err(|_| "the path is not UTF-8".to_owned())
         }),
         ValueKind::Span => {
             ValueParser::from(|text: &str| text.parse::<Span>().map(|_| text.to_owned()))

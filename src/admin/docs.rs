@@ -66,6 +66,7 @@ fn value(arg: &Arg) -> String {
         ValueKind::Jid => "a JID".into(),
         ValueKind::JidPattern => "a JID with `*` for anything".into(),
         ValueKind::Number => "a whole number".into(),
+        ValueKind::Path => "a file".into(),
         ValueKind::Secret => "asked for at a prompt, or one line of standard input".into(),
         ValueKind::Session => "a session id".into(),
         ValueKind::Span => "a length of time, as in `30d`".into(),

@@ -6,7 +6,7 @@
 //! `store`; nothing here knows SQL. Values are opaque to drivers and are JSON by convention, so that
 //! an operator can read them with the engine's own tools.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, path::Path, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
@@ -207,6 +207,11 @@ pub trait Store: Send + Sync + 'static {
     /// not when the future is polled. A future dropped before it resolves leaves open whether the
     /// batch was applied.
     fn commit(&self, batch: Batch) -> Fetch<()>;
+
+    /// Writes a consistent copy of everything to the new file `to`, readable by the server's user
+    /// only, while the store goes on working. Fails with [`StoreError::Unavailable`] if the file is
+    /// there already, or if there is nothing durable to copy.
+    fn backup(&self, to: &Path) -> Fetch<()>;
 
     /// Waits for all commits handed over so far and closes the engine cleanly. Later calls fail
     /// with [`StoreError::Unavailable`], except that closing again is fine.

@@ -30,7 +30,7 @@ use std::{path::Path, sync::Arc};
 
 use server::store::SharedStore;
 
-pub use self::sqlite::{OpenError, backup};
+pub use self::sqlite::OpenError;
 
 /// A store that lives and dies with the process, for tests and `store = "memory"`. Nothing in it is
 /// durable.

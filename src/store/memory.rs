@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     future,
     ops::Bound,
+    path::Path,
 };
 
 use bytes::Bytes;
@@ -36,6 +37,11 @@ impl Store for Memory {
 
     fn commit(&self, batch: Batch) -> Fetch<()> {
         self.answer(|state| state.commit(batch))
+    }
+
+    fn backup(&self, _: &Path) -> Fetch<()> {
+        let why = "everything is in memory, by `storage = \"memory\"`; there is nothing to back up";
+        Box::pin(future::ready(Err(StoreError::Unavailable(why.into()))))
     }
 
     fn close(&self) -> Fetch<()> {

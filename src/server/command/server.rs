@@ -1,4 +1,6 @@
-//! `usher status`, `stop`, `audit`, `plugin list`: the server as a whole.
+//! `usher status`, `stop`, `backup`, `audit`, `plugin list`: the server as a whole.
+
+use std::path::Path;
 
 use serde_json::Value;
 use wire::Jid;
@@ -24,6 +26,22 @@ pub const COMMANDS: &[Command] = &[
         mutates: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(stop(call)),
+    },
+    Command {
+        name: "backup",
+        about: "Copy the database, whole and consistent, while the server runs",
+        details: "The copy is a database of its own: put it into an empty data directory as \
+                  `usher.db` to restore it. The server key, `server.key` in the data directory, is \
+                  not part of it; keep a copy elsewhere.",
+        args: &[Arg {
+            name: "file",
+            about: "The file to write, which must not be there yet",
+            form: Form::Required,
+            kind: ValueKind::Path,
+        }],
+        mutates: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(backup(call)),
     },
     Command {
         name: "audit list",
@@ -69,6 +87,21 @@ async fn status(call: Call) -> Result<Done, CommandError> {
 async fn stop(call: Call) -> Result<Done, CommandError> {
     call.server.stop.notify_one();
     Ok(Done::said("the server is stopping"))
+}
+
+async fn backup(call: Call) -> Result<Done, CommandError> {
+    let missing = || CommandError::usage("`file` is missing");
+    let file = Path::new(call.text("file").ok_or_else(missing)?);
+    if !file.is_absolute() {
+        return Err(CommandError::usage(format!("`{}` is not an absolute path", file.display())));
+    }
+    call.server
+        .store
+        .backup(file)
+        .await
+        .map_err(|error| CommandError::failed(error.to_string()))?;
+    let shown = file.display().to_string();
+    Ok(Done::said(format!("copied the database to `{shown}`")).with("file", shown))
 }
 
 async fn audit(call: Call) -> Result<Done, CommandError> {

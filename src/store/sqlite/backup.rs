@@ -21,7 +21,7 @@ use super::open::{FILE, Layout, OpenError, check, connect};
 ///
 /// [`OpenError`]: there is no store in `data`, `to` exists, or the disk failed; then there is no
 /// file `to`.
-pub fn backup(data: &Path, to: &Path) -> Result<(), OpenError> {
+pub(super) fn backup(data: &Path, to: &Path) -> Result<(), OpenError> {
     let io = |doing, path: &Path| {
         let path = path.to_owned();
         move |why| OpenError::Io { doing, path, why }

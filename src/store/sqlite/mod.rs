@@ -18,7 +18,7 @@ mod writer;
 
 use std::{
     cell::Cell,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     thread,
 };
@@ -35,7 +35,7 @@ use self::{
 };
 use crate::queue::{Closed, Limit, Queue, Taker};
 
-pub use self::{backup::backup, open::OpenError};
+pub use self::open::OpenError;
 
 /// Threads that read, each with a connection of its own.
 const READERS: usize = 2;
@@ -53,6 +53,7 @@ pub(crate) struct Sqlite {
     commits: Arc<Queue<Commit>>,
     #[cfg(test)]
     counters: Arc<Counters>,
+    data: PathBuf,
     reads: Arc<Queue<Read>>,
 }
 
@@ -103,6 +104,7 @@ impl Sqlite {
             commits,
             #[cfg(test)]
             counters,
+            data: data.to_owned(),
             reads,
         })
     }
@@ -157,6 +159,15 @@ impl Store for Sqlite {
         Box::pin(async move {
             let _place = place.map_err(closed)?;
             answer.await.unwrap_or_else(|_| Err(stopped()))
+        })
+    }
+
+    fn backup(&self, to: &Path) -> Fetch<()> {
+        let (data, to) = (self.data.clone(), to.to_owned());
+        let copied = tokio::task::spawn_blocking(move || backup::backup(&data, &to));
+        Box::pin(async move {
+            let copied = copied.await.map_err(|_| stopped())?;
+            copied.map_err(|error| StoreError::Unavailable(error.to_string()))
         })
     }
 

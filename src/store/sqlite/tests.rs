@@ -131,7 +131,7 @@ fn every_refusal_is_one_line_with_a_hint() {
     for error in [
         sqlite(&plain.join("below")).err().unwrap(),
         sqlite(&plain).err().unwrap(),
-        backup(data.path(), &data.path().join("copy")).unwrap_err(),
+        backup::backup(data.path(), &data.path().join("copy")).unwrap_err(),
         OpenError::Foreign { file: file.clone() },
         OpenError::Locked { data: file.clone(), by: "another process".into() },
         OpenError::Newer { file, found: 2, known: 1 },
@@ -282,9 +282,12 @@ async fn a_backup_is_whole_while_commits_go_on() {
         }
     });
     let to = elsewhere.path().join("usher.db");
-    backup(data.path(), &to).unwrap();
+    backup::backup(data.path(), &to).unwrap();
     writing.await.unwrap();
-    assert!(matches!(backup(data.path(), &to), Err(OpenError::Io { .. })), "it overwrote a backup");
+    assert!(
+        matches!(backup::backup(data.path(), &to), Err(OpenError::Io { .. })),
+        "it overwrote a backup"
+    );
     assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
     store.close().await.unwrap();
 
