@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use wire::{Kind, StreamCondition, StreamError, Xml};
 
-use crate::{Server, Session, clock::Millis, events::Change, hooks::Ended};
+use crate::{Server, Session, clock::Millis, events::Change, hooks::Ended, mailbox::Parcel};
 
 /// Namespace of the application-specific element in stream errors and SASL failures that tells a
 /// client why its session or credential is over: `<ended xmlns='urn:usher:session:0' reason='…'/>`.
@@ -266,36 +266,44 @@ impl Server {
             by: end.actor.clone(),
             text: end.text.clone(),
         });
+        // Known together with the record: whoever sees that it is over waits for these as well.
+        let leftover = session.mailbox.leftover();
+        let rerouting = (!leftover.is_empty()).then(|| watch::channel(()));
         {
             let mut cold = session.cold.lock();
-            cold.ending().record = Some(record.clone());
-            cold.ending().farewell = end.farewell();
+            let ending = cold.ending();
+            ending.record = Some(record.clone());
+            ending.farewell = end.farewell();
+            ending.rerouting = rerouting.as_ref().map(|(_, receiver)| receiver.clone());
         }
         let ended = Ended { server: self.clone(), session: session.clone(), record };
         if let Some(told) = self.hooks.ended.tell(&ended) {
             self.spawn(told);
         }
-        self.reroute_leftover(session);
+        if let Some((over, _)) = rerouting {
+            self.reroute_leftover(session, leftover, over);
+        }
         session.mailbox.wake();
         true
     }
 
     /// Finds other places for the messages that an ended session's connection has not taken, at once:
     /// those that come for the account from now on are not to overtake them.
-    fn reroute_leftover(self: &Arc<Self>, session: &Arc<Session>) {
-        let leftover = session.mailbox.leftover();
-        if leftover.is_empty() {
-            return;
-        }
+    fn reroute_leftover(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        leftover: Vec<Parcel>,
+        over: watch::Sender<()>,
+    ) {
         let (server, ended) = (self.clone(), session.clone());
-        let (over, rerouting) = watch::channel(());
-        session.cold.lock().ending().rerouting = Some(rerouting);
         self.spawn(async move {
             for mut parcel in leftover {
-                if parcel.kind() == Kind::Message
-                    && !parcel.has_another_copy()
-                    && let Some(frame) = parcel.into_frame()
-                {
+                let waits = match parcel.kind() {
+                    Kind::Message => !parcel.has_another_copy(),
+                    Kind::Iq => true,
+                    Kind::Other | Kind::Presence => false,
+                };
+                if let Some(frame) = waits.then(|| parcel.into_frame()).flatten() {
                     server.reroute(&ended, frame).await;
                 }
             }
@@ -323,8 +331,25 @@ impl Server {
             ending.waiters.push(sender);
             receiver
         };
-        let bound = self.config.sessions.close_wait.get().unwrap_or(0) + 2;
-        tokio::time::timeout(Duration::from_secs(bound), receiver).await.is_ok()
+        tokio::time::timeout(self.patience(), receiver).await.is_ok()
+    }
+
+    /// Waits until all of these ending sessions are settled, as long as for a single one. Gives those
+    /// that are not.
+    pub async fn all_settled<'a>(&self, sessions: &'a [Arc<Session>]) -> Vec<&'a Arc<Session>> {
+        let all = async {
+            for session in sessions {
+                self.settled(session).await;
+            }
+        };
+        // Those that are left over tell by themselves that they are.
+        let _ = tokio::time::timeout(self.patience(), all).await;
+        sessions.iter().filter(|session| !session.settled()).collect()
+    }
+
+    /// How long a connection may take to be gone.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.config.sessions.close_wait.get().unwrap_or(0) + 2)
     }
 
     /// Ends a session and waits for it to be gone.

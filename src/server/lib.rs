@@ -218,10 +218,8 @@ impl Server {
         for session in &sessions {
             self.end(session, end::End::new(end::Reason::Shutdown));
         }
-        for session in &sessions {
-            if !self.settled(session).await {
-                tracing::warn!(event = "session-lingers", session = %session.id);
-            }
+        for session in self.all_settled(&sessions).await {
+            tracing::warn!(event = "session-lingers", session = %session.id);
         }
     }
 }

@@ -172,24 +172,35 @@ impl Server {
         }
     }
 
-    /// Finds another place for a message that a session could not take any more.
+    /// Finds another place for what a session could not take any more; if there is none, whoever sent
+    /// it is told, as if the session had not been there.
     pub(crate) async fn reroute(self: &Arc<Self>, session: &Arc<Session>, frame: Frame) {
         let Some(me) = session.identity() else { return };
         let Some(from) = frame.from().and_then(|from| Jid::parse(&from).ok()) else { return };
-        let waits = matches!(MessageType::of(&frame), MessageType::Chat | MessageType::Normal);
-        if !waits {
-            return;
-        }
-        let delivery = Delivery {
-            server: self.clone(),
-            from,
-            to: me.jid.clone(),
-            origin: None,
-            frame,
-            lang: None,
+        let unavailable = || StanzaError::new(Condition::ServiceUnavailable);
+        let error = match (frame.kind(), MessageType::of(&frame)) {
+            (Kind::Message, MessageType::Chat | MessageType::Normal) => {
+                let delivery = Delivery {
+                    server: self.clone(),
+                    from: from.clone(),
+                    to: me.jid.clone(),
+                    origin: None,
+                    frame: frame.clone(),
+                    lang: None,
+                };
+                match delivery.to_sessions().decided().await {
+                    Flow::Reject(error) => error,
+                    _ => return,
+                }
+            }
+            (Kind::Message, MessageType::Groupchat) | (Kind::Iq, _) => unavailable(),
+            _ => return,
         };
-        if let Flow::Reject(error) = delivery.to_sessions().decided().await {
-            tracing::debug!(event = "message-lost", to = me.jid.as_str(), error = ?error.condition);
+        let by = frame.to().unwrap_or_else(|| me.jid.as_str().into());
+        if let Some(sender) = self.registry.full(&from)
+            && let Some(xml) = error.of(&frame, &by, from.as_str())
+        {
+            self.push(&sender, Parcel::whole(frame.kind(), xml));
         }
     }
 }

@@ -351,6 +351,12 @@ impl Session {
         self.cold.lock().ending.as_ref()?.record.clone()
     }
 
+    /// Whether it has ended, its connection is gone and everything about it has been seen to.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.cold.lock().ending.as_ref().is_some_and(|ending| ending.settled)
+    }
+
     /// The last words for the peer, for its connection to send before it closes. Given out once.
     pub fn take_farewell(&self) -> Option<StreamError> {
         self.cold.lock().ending.as_mut()?.farewell.take()
