@@ -21,6 +21,7 @@ use crate::{
     Server, Session,
     account::{Account, Role},
     clock::Millis,
+    config::Conflict,
     end::{self, End, Reason},
     events::Change,
     hooks::{Flow, Moment},
@@ -283,8 +284,13 @@ impl Server {
         if let Flow::Reject(error) = self.hooks.binding.run(&moment).decided().await {
             return Err(error);
         }
-        let resource = identity.resource.as_deref().or(resource);
-        let conflict = self.config.sessions.conflict;
+        let pinned = identity.resource.as_deref();
+        let resource = pinned.or(resource);
+        let conflict = match self.config.sessions.conflict {
+            // A token that pins a resource opens no other.
+            Conflict::Rename if pinned.is_some() => Conflict::Refuse,
+            policy => policy,
+        };
         match self.registry.bind(session, resource, conflict, random::text) {
             Bind::Bound { jid, evicted } => {
                 // The older one is seen off before the newer one hears that it is bound, so that
