@@ -5,6 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
+    fmt,
     sync::{Arc, atomic::Ordering},
     thread,
 };
@@ -82,12 +83,19 @@ pub struct Account {
 }
 
 /// SCRAM keys as stored, in base64.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct StoredKeys {
     salt: String,
     iterations: u32,
     stored: String,
     server: String,
+}
+
+/// Whoever has them can pose as the server: they are in no log.
+impl fmt::Debug for StoredKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredKeys(..)")
+    }
 }
 
 impl From<&ScramKeys> for StoredKeys {
@@ -172,11 +180,11 @@ impl Account {
 
 /// Limits how many passwords are hashed at a time, so that logins and imports leave the processors
 /// some air; waits for its turn without blocking a task.
-pub(crate) struct Hashing(Semaphore);
+pub(crate) struct Hashing(Arc<Semaphore>);
 
 impl Default for Hashing {
     fn default() -> Self {
-        Self(Semaphore::new(thread::available_parallelism().map_or(1, Into::into)))
+        Self(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, Into::into))))
     }
 }
 
@@ -186,7 +194,12 @@ impl Hashing {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let _turn = self.0.acquire().await.ok()?;
+        let turn = self.0.clone().acquire_owned().await.ok()?;
+        // The turn lasts as long as the work does, even if nobody waits for it any more.
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
         tokio::task::spawn_blocking(work).await.ok()
     }
 }
@@ -405,9 +418,57 @@ impl Server {
         for session in &sessions {
             self.end(session, end.clone());
         }
-        for session in &sessions {
-            self.settled(session).await;
-        }
+        self.all_settled(&sessions).await;
         sessions.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn the_keys_of_an_account_are_not_shown() {
+        let keys = StoredKeys {
+            salt: "salt0".into(),
+            iterations: 4096,
+            stored: "stored0".into(),
+            server: "server0".into(),
+        };
+        let account = Account {
+            id: AccountId(1),
+            jid: "alice@localhost".into(),
+            role: Role::User,
+            disabled: false,
+            created: Millis(0),
+            generation: 1,
+            sha1: keys.clone(),
+            sha256: keys,
+        };
+        let shown = format!("{account:?}");
+        assert!(shown.contains("alice@localhost"), "{shown}");
+        for secret in ["salt0", "stored0", "server0"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_while_a_password_is_hashed_does_not_make_room_for_another() {
+        let hashing = Hashing(Arc::new(Semaphore::new(1)));
+        let (started, starts) = tokio::sync::oneshot::channel();
+        let (go_on, waits) = mpsc::channel::<()>();
+        let work = hashing.run(move || {
+            let _ = started.send(());
+            waits.recv()
+        });
+        tokio::select! {
+            _ = work => panic!("nobody has let it go on"),
+            _ = starts => {}
+        }
+        assert_eq!(hashing.0.available_permits(), 0, "it is still at work");
+        drop(go_on);
+        assert_eq!(hashing.run(|| 7).await, Some(7));
     }
 }
