@@ -112,7 +112,8 @@ impl Stage {
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let store = store::memory();
         let server = Server::new(config, clock, store, KeyRing::ephemeral(), plugins::ALL);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { runtime, server: server.expect("a server") }
     }
 
