@@ -15,6 +15,7 @@ mod crash;
 mod dialogue;
 mod docs;
 mod ends;
+mod review;
 mod rivals;
 mod scram;
 mod script;

@@ -1,0 +1,185 @@
+//! Faults that a reading of the server found, each named after what was wrong.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use server::{
+    Server,
+    account::Role,
+    clock::Clock,
+    config::{Config, Conflict, Span},
+    end::{End, Reason},
+    keyring::KeyRing,
+    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, Table},
+    vault::{LOGIN, Mint},
+};
+use wire::{Mechanism, Secret};
+
+use crate::world::{PASSWORD, ParseJid, START, World, admin, enter, tended};
+
+#[tokio::test]
+async fn a_message_that_no_place_was_found_for_is_told_to_its_sender() {
+    let world = World::start(|config| config.storage_limits.offline_messages = 0).await;
+    world.account("alice").await;
+    world.account("bob").await;
+    let bob = tended(&world.server);
+    assert!(enter(&world.server, &bob, "bob@localhost").await);
+    world.server.bind(&bob, Some("r")).await.expect("is free");
+    let mut alice = world.client("alice").await;
+    alice
+        .send(
+            "<message to='bob@localhost/r' type='chat' id='1'><body>a</body></message>\
+             <iq to='bob@localhost/r' type='get' id='2'><ping xmlns='urn:xmpp:ping'/></iq>\
+             <iq to='bob@localhost/r' type='result' id='3'/>\
+             <message to='bob@localhost/r' type='error' id='4'/>",
+        )
+        .await;
+    alice.settle().await;
+    assert!(world.server.end(&bob, End::new(Reason::SlowReader)));
+    for (name, id) in [("message", 1), ("iq", 2)] {
+        alice
+            .expect(&format!(
+                "<{name} type='error' id='{id}' from='bob@localhost/r' to='alice@localhost/r'>\
+                 <error type='cancel'><service-unavailable \
+                 xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></{name}>"
+            ))
+            .await;
+    }
+    assert!(world.server.settled(&bob).await);
+    alice.settle().await;
+}
+
+#[tokio::test]
+async fn connections_that_linger_are_waited_for_once_and_not_one_after_the_other() {
+    let world = World::start(|config| {
+        config.sessions.close_wait = Span::OFF;
+        config.limits.per_address = 0;
+    })
+    .await;
+    world.account("alice").await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let session = world.server.connect(([127, 0, 0, 1], 1).into()).expect("is let in");
+        assert!(enter(&world.server, &session, "alice@localhost").await);
+        held.push(session);
+    }
+    let patience = Duration::from_secs(15);
+    let jid = "alice@localhost".parse_jid();
+    let keys = world.server.keys_of(Secret::new("other")).await.expect("usable");
+    let changed = tokio::time::timeout(patience, world.server.set_password(&jid, keys, admin()));
+    assert_eq!(changed.await.expect("does not take for ever"), Ok(20));
+    let stopped = tokio::time::timeout(patience, world.server.shutdown());
+    stopped.await.expect("does not take for ever");
+}
+
+fn mint(resource: Option<&str>) -> Mint {
+    Mint {
+        ttl: None,
+        inactive: None,
+        role: Role::User,
+        purpose: LOGIN.into(),
+        label: None,
+        resource: resource.map(str::to_owned),
+        by: "test".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_pins_a_resource_is_not_given_another_name() {
+    let world = World::start(|config| config.sessions.conflict = Conflict::Rename).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (_, token) = server.mint(&account, mint(Some("pinned"))).await.expect("is stored");
+    let mut bound = Vec::new();
+    for _ in 0..2 {
+        let session = tended(server);
+        let candidate = server.check_token(None, Secret::new(token.to_text().as_bytes())).await;
+        let candidate = candidate.expect("is valid");
+        let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
+        entered.expect("is let in");
+        let jid = server.bind(&session, Some("other")).await;
+        bound.push(jid.map(|jid| jid.to_string()).map_err(|error| error.condition));
+    }
+    let conflict = Err(wire::Condition::Conflict);
+    assert_eq!(bound, [Ok("alice@localhost/pinned".to_owned()), conflict]);
+}
+
+#[tokio::test]
+async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
+    let world = World::start(|config| config.tokens.last_use = Span::seconds(3600)).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let mint = Mint { inactive: Some(3600), ..mint(None) };
+    let (_, token) = server.mint(&account, mint).await.expect("is stored");
+    for _ in 0..4 {
+        let text = Secret::new(token.to_text().as_bytes());
+        assert!(server.check_token(None, text).await.is_ok(), "used 50 minutes ago");
+        world.clock.advance(50 * 60_000);
+    }
+    world.clock.advance(10 * 60_000);
+    let text = Secret::new(token.to_text().as_bytes());
+    assert!(server.check_token(None, text).await.is_err(), "not used for an hour");
+}
+
+/// Counts what is read.
+struct Counting {
+    store: SharedStore,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Store for Counting {
+    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.store.get(table, owner, key)
+    }
+
+    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.store.rows(table, owner, range)
+    }
+
+    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
+        self.store.count(table, owner)
+    }
+
+    fn commit(&self, batch: Batch) -> Fetch<()> {
+        self.store.commit(batch)
+    }
+
+    fn backup(&self, to: &Path) -> Fetch<()> {
+        self.store.backup(to)
+    }
+
+    fn close(&self) -> Fetch<()> {
+        self.store.close()
+    }
+}
+
+#[tokio::test]
+async fn a_made_up_token_tells_nobody_whether_its_account_is_there() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let store = Arc::new(Counting { store: store::memory(), reads: reads.clone() });
+    let mut config = Config::default();
+    config.auth.scram_iterations = 2;
+    let clock = Clock::manual(START);
+    let server = Server::new(config, clock, store, KeyRing::ephemeral(), plugins::ALL);
+    let server = server.expect("is put together");
+    let keys = server.keys_of(Secret::new(PASSWORD)).await.expect("usable");
+    server.add_account(&"alice@localhost".parse_jid(), keys, Role::User).await.expect("is new");
+    let mut costs = Vec::new();
+    for name in ["alice", "nobody"] {
+        let owner = format!("{name}@localhost").as_str().parse_jid();
+        let made_up = wire::Token { id: wire::TokenId(7), secret: Secret::new([7; 24]), owner };
+        let text = Secret::new(made_up.to_text().as_bytes());
+        reads.store(0, Ordering::SeqCst);
+        let denied = server.check_token(None, text).await.expect_err("is made up");
+        costs.push((denied.failure, reads.load(Ordering::SeqCst)));
+    }
+    assert_eq!(costs[0], costs[1]);
+}
