@@ -5,6 +5,7 @@
 /// # Panics
 /// If the operating system cannot give randomness; a server without it must not go on.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
     getrandom::fill(&mut out).expect("the operating system provides randomness");

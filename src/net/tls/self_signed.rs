@@ -22,7 +22,7 @@ use wire::Secret;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::identity::{Identity, TlsError, load, unix_seconds};
+use super::identity::{Identity, TlsError, load, now, unix_seconds};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -46,7 +46,7 @@ pub fn self_signed(dir: &Path, hosts: &[String]) -> Result<Identity, TlsError> {
     let certificate = dir.join("self-signed.crt");
     let key = dir.join("self-signed.key");
     let names = hosts.iter().map(|host| name(host)).collect::<Result<Vec<_>, _>>()?;
-    let now = SystemTime::now();
+    let now = now();
     match load(&certificate, &key) {
         Ok(identity) if fits(&identity, &names, now) => return Ok(identity),
         // What is there and may not be read is not ours to overwrite.

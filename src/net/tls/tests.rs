@@ -339,7 +339,7 @@ fn self_signed_is_made_anew_for_new_hosts_and_damaged_files() {
     // Nearly over: a certificate for the right hosts with a day left.
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut parameters = CertificateParams::new(hosts.to_vec()).unwrap();
-    let seconds = identity::unix_seconds(std::time::SystemTime::now()) as u64 + 86_400;
+    let seconds = identity::unix_seconds(identity::now()) as u64 + 86_400;
     parameters.not_after =
         rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds);
     fs::write(&certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();

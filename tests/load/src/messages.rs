@@ -158,6 +158,7 @@ struct Pair {
 }
 
 impl Stage {
+    #[expect(clippy::disallowed_methods, reason = "another program than the server")]
     fn new(options: &Options) -> Self {
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
