@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use server::{
     Server,
     account::Role,
     clock::Clock,
+    command::{self, Reply},
     config::{Config, Conflict, Span},
     end::{End, Reason},
     keyring::KeyRing,
@@ -125,6 +127,100 @@ async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
     world.clock.advance(10 * 60_000);
     let text = Secret::new(token.to_text().as_bytes());
     assert!(server.check_token(None, text).await.is_err(), "not used for an hour");
+}
+
+/// Runs a command: its rows and its last word.
+async fn run(server: &Arc<Server>, name: &str, args: Value) -> (Vec<Value>, Reply) {
+    let Value::Object(args) = args else { panic!("{args} are no arguments") };
+    let (sender, mut replies) = tokio::sync::mpsc::channel(64);
+    let running = command::run(server.clone(), "test".into(), name, args, sender);
+    let collected = async {
+        let mut rows = Vec::new();
+        while let Some(reply) = replies.recv().await {
+            match reply {
+                Reply::Row(row) => rows.push(Value::Object(row)),
+                Reply::Progress { .. } => {}
+                last => return (rows, last),
+            }
+        }
+        panic!("no last word");
+    };
+    tokio::join!(running, collected).1
+}
+
+fn matched(reply: &Reply) -> bool {
+    matches!(reply, Reply::Done(done) if done.matched)
+}
+
+#[tokio::test]
+async fn revoking_one_session_names_all_that_its_token_takes_along() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (record, token) = server.mint(&account, mint(None)).await.expect("is stored");
+    for resource in ["a", "b"] {
+        let session = tended(server);
+        let text = Secret::new(token.to_text().as_bytes());
+        let candidate = server.check_token(None, text).await.expect("is valid");
+        let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
+        entered.expect("is let in");
+        server.bind(&session, Some(resource)).await.expect("is free");
+    }
+    let other = tended(server);
+    assert!(enter(server, &other, "alice@localhost").await);
+    let mut args = json!({ "selector": ["alice@localhost/a"], "level": "revoke", "dry-run": true });
+    for outcome in ["would-end", "ended"] {
+        let (rows, done) = run(server, "session end", args.clone()).await;
+        assert!(matched(&done), "{done:?}");
+        let mut seen: Vec<_> = rows.iter().map(|row| (&row["jid"], &row["outcome"])).collect();
+        seen.sort_by_key(|(jid, _)| jid.to_string());
+        let (a, b, outcome) =
+            (json!("alice@localhost/a"), json!("alice@localhost/b"), json!(outcome));
+        assert_eq!(seen, [(&a, &outcome), (&b, &outcome)]);
+        args["dry-run"] = false.into();
+    }
+    let stored = server.token(record.id).await.expect("can be read").expect("is there");
+    assert!(stored.revoked.is_some());
+    assert!(other.alive(), "it has not used the token");
+}
+
+#[tokio::test]
+async fn revoking_by_token_revokes_it_though_no_session_has_it() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (record, _) = server.mint(&account, mint(None)).await.expect("is stored");
+    let revoked = async || {
+        let stored = server.token(record.id).await.expect("can be read").expect("is there");
+        stored.revoked.is_some()
+    };
+    let id = record.id.to_string();
+    let (_, done) = run(server, "session end", json!({ "token": id })).await;
+    assert!(!matched(&done) && !revoked().await, "only its sessions were to end");
+    let dry = json!({ "token": id, "level": "revoke", "dry-run": true });
+    let (_, done) = run(server, "session end", dry).await;
+    assert!(!matched(&done) && !revoked().await, "nothing was to be done");
+    let args = json!({ "token": id, "level": "revoke" });
+    let (_, done) = run(server, "session end", args).await;
+    assert!(matched(&done) && revoked().await, "{done:?}");
+    let unknown = json!({ "token": wire::TokenId(1).to_string(), "level": "revoke" });
+    let (_, done) = run(server, "session end", unknown).await;
+    assert!(!matched(&done), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_was_minted_for_nobody_is_named_in_the_audit() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (sender, gone) = tokio::sync::mpsc::channel(1);
+    drop(gone);
+    let Value::Object(args) = json!({ "jid": "alice@localhost" }) else { return };
+    command::run(server.clone(), "test".into(), "token mint", args, sender).await;
+    let [record] = <[_; 1]>::try_from(server.tokens_of(&account).await.expect("can be read"))
+        .unwrap_or_else(|all| panic!("{all:?}"));
+    let audit = server.audit_tail(1).await.expect("can be read");
+    assert!(audit[0].outcome.contains(&record.id.to_string()), "{audit:?}");
 }
 
 /// Counts what is read.

@@ -1,6 +1,9 @@
 //! `usher session …`: who is there, and the end of it.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 use wire::{Jid, TokenId};
@@ -83,7 +86,8 @@ pub const COMMANDS: &[Command] = &[
         about: "End sessions, and say what became of each once it is really gone",
         details: "A bare JID ends all sessions of the account, a full JID that one. `kick` closes \
                   the stream only, `end` also takes away whatever could resume it, `revoke` also \
-                  revokes the tokens that the sessions logged in with.",
+                  revokes the tokens that the sessions logged in with (and the one named by \
+                  `--token` even if no session has), and ends all that they opened.",
         args: &[
             Arg {
                 name: "selector",
@@ -367,18 +371,21 @@ fn select(call: &Call) -> Result<Vec<Arc<Session>>, CommandError> {
         return Err(CommandError::usage("it is not said which sessions")
             .hint("name a JID, `--id`, `--token`, `--ip` or `--all`"));
     }
-    found.sort_by_key(|session| session.id);
-    found.dedup_by_key(|session| session.id);
+    each_once(&mut found);
     Ok(found)
 }
 
 async fn end(call: Call) -> Result<Done, CommandError> {
-    let sessions = select(&call)?;
+    let mut sessions = select(&call)?;
     let level = call.text("level");
     let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
     let level = level.unwrap_or(Level::End);
+    let tokens = if level == Level::Revoke { tokens(&call, &sessions) } else { BTreeSet::new() };
+    // Whoever else has logged in with one of these tokens goes as well.
+    sessions.extend(tokens.iter().flat_map(|token| call.server.registry.with_token(*token)));
+    each_once(&mut sessions);
     let dry = call.flag("dry-run");
-    if sessions.is_empty() {
+    if sessions.is_empty() && (dry || tokens.is_empty()) {
         let count = if dry { "would_end" } else { "ended" };
         return Ok(Done::nothing("no session matches").with(count, 0));
     }
@@ -398,13 +405,33 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     }
 
     let text = call.text("reason").map(str::to_owned);
-    if level == Level::Revoke {
-        // Credentials first: all of them are dead before the first connection closes.
-        for session in &sessions {
-            if let Some(token) = session.identity().and_then(|identity| identity.token) {
-                call.server.revoke_token(token, &call.actor(), &call.caller, text.clone()).await?;
+    // By whom they are ended: those that are ending already are not ended by this.
+    let ending: HashSet<SessionId> =
+        sessions.iter().filter(|session| !session.alive()).map(|session| session.id).collect();
+    // Credentials first: all of them are dead before the first connection closes.
+    let mut revoked = 0;
+    for token in tokens {
+        match call.server.revoke_token(token, &call.actor(), &call.caller, text.clone()).await {
+            Ok(None) => {}
+            Ok(Some((_, more))) => {
+                revoked += 1;
+                sessions.extend(more);
+            }
+            Err(error) if revoked == 0 => return Err(error.into()),
+            Err(error) => {
+                let message = format!(
+                    "{error}, after {revoked} tokens were revoked; no session without one was ended"
+                );
+                return Err(CommandError::failed(message).hint("see the server's log; try again"));
             }
         }
+    }
+    each_once(&mut sessions);
+    if sessions.is_empty() {
+        return Ok(match revoked {
+            0 => Done::nothing("there is no such token").with("ended", 0),
+            _ => Done::said("revoked the token, no session to end").with("ended", 0),
+        });
     }
     let reason = match level {
         Level::Kick => Reason::Kicked,
@@ -412,13 +439,20 @@ async fn end(call: Call) -> Result<Done, CommandError> {
         Level::Revoke => Reason::Revoked,
     };
     let request = End { level, actor: call.actor(), text, ..End::new(reason) };
+    let ours = |session: &Arc<Session>| {
+        call.server.end(session, request.clone())
+            || !ending.contains(&session.id)
+                && session.end_record().is_some_and(|record| {
+                    level == Level::Revoke && record.level == level && record.by == request.actor
+                })
+    };
     // All are marked dead before the first is waited for.
-    let won: Vec<bool> =
-        sessions.iter().map(|session| call.server.end(session, request.clone())).collect();
+    let ours: Vec<bool> = sessions.iter().map(ours).collect();
+    call.server.all_settled(&sessions).await;
     let mut ended = 0;
     let mut lingering = 0;
-    for (session, won) in sessions.iter().zip(won) {
-        let outcome = match (call.server.settled(session).await, won || level == Level::Revoke) {
+    for (session, ours) in sessions.iter().zip(ours) {
+        let outcome = match (session.settled(), ours) {
             (true, true) => Outcome::Ended,
             (true, false) => Outcome::AlreadyEnded,
             (false, _) => Outcome::Lingering,
@@ -434,6 +468,17 @@ async fn end(call: Call) -> Result<Done, CommandError> {
         some => format!("{} ended, {some} are dead but their connections linger", plural(ended)),
     };
     Ok(Done::said(message).with("ended", ended).with("lingering", lingering))
+}
+
+/// The tokens that are revoked together with these sessions: theirs, and the one that was named.
+fn tokens(call: &Call, sessions: &[Arc<Session>]) -> BTreeSet<TokenId> {
+    let theirs = sessions.iter().filter_map(|session| session.identity()?.token);
+    theirs.chain(call.value::<TokenId>("token")).collect()
+}
+
+fn each_once(sessions: &mut Vec<Arc<Session>>) {
+    sessions.sort_by_key(|session| session.id);
+    sessions.dedup_by_key(|session| session.id);
 }
 
 fn plural(count: usize) -> String {

@@ -162,8 +162,15 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
     let (record, token) = call.server.mint(&account, mint).await?;
     let expires = record.expires.map(|expires| expires.to_string());
     let text = token.to_text();
-    call.row(row! { "token": text.as_str(), "id": record.id.to_string(), "expires": expires })
-        .await?;
+    let row = row! { "token": text.as_str(), "id": record.id.to_string(), "expires": expires };
+    if call.row(row).await.is_err() {
+        // It is valid all the same, so the audit names it.
+        let message = format!(
+            "minted {} for `{}`, but the caller had gone before it was shown",
+            record.id, record.jid
+        );
+        return Err(CommandError::failed(message).hint("revoke it"));
+    }
     Ok(Done::said(format!("minted {} for `{}`; it is not shown again", record.id, record.jid))
         .with("id", record.id.to_string()))
 }
@@ -211,10 +218,7 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
     let Some((record, sessions)) = revoked else {
         return Ok(Done::nothing(format!("there is no token {id}")));
     };
-    let mut ended = 0;
-    for session in &sessions {
-        ended += usize::from(call.server.settled(session).await);
-    }
+    let ended = sessions.len() - call.server.all_settled(&sessions).await.len();
     let message = match sessions.len() {
         0 => format!("revoked {id} of `{}`, no session to end", record.jid),
         1 => format!("revoked {id} of `{}`, 1 session ended", record.jid),
