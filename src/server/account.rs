@@ -278,7 +278,7 @@ impl Server {
         self.account_address(jid)?;
         let now = self.clock.now();
         let account = Account {
-            id: AccountId::new(now),
+            id: self.account_ids.next(now),
             jid: jid.as_str().into(),
             role,
             disabled: false,

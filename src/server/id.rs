@@ -1,6 +1,10 @@
 //! Identifiers that the server hands out. All are public: they name a thing and open nothing.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{clock::Millis, random};
 
@@ -12,14 +16,22 @@ use crate::{clock::Millis, random};
 #[serde(transparent)]
 pub struct AccountId(pub u64);
 
-impl AccountId {
-    /// A new id: 42 bits of time, so that rows of new accounts lie together, then 21 random bits.
-    /// Uniqueness is the store's business (the account's row is written only if its name is free,
-    /// and never 0, the server's own owner id).
-    #[must_use]
-    pub fn new(now: Millis) -> Self {
+/// Gives out the ids of accounts, none twice: two accounts with one id would own each other's rows.
+#[derive(Debug, Default)]
+pub struct AccountIds {
+    last: AtomicU64,
+}
+
+impl AccountIds {
+    /// A new id: 42 bits of time, so that rows of new accounts lie together, then 21 random bits, so
+    /// that one that was given out before a restart does not come again even if the clock was set
+    /// back; and greater than all that were given out since. Never 0, the server's own owner id.
+    pub fn next(&self, now: Millis) -> AccountId {
         let random = u64::from_be_bytes(random::bytes()) & ((1 << 21) - 1);
-        Self(((now.0 << 21) | random) & (u64::MAX >> 1))
+        let fresh = ((now.0 << 21) | random) & (u64::MAX >> 1);
+        let after = |last: u64| fresh.max(last + 1);
+        let last = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, |l| Some(after(l)));
+        AccountId(after(last.unwrap_or_default()))
     }
 }
 
@@ -66,6 +78,8 @@ impl FromStr for SessionId {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -80,9 +94,16 @@ mod tests {
 
     #[test]
     fn account_ids_are_positive_and_never_the_servers_own() {
-        for now in [Millis(1), Millis(1_800_000_000_000), Millis(u64::MAX)] {
-            assert!(AccountId::new(now).0 > 0);
-            assert!(AccountId::new(now).0 <= i64::MAX as u64);
+        for now in [Millis(0), Millis(1), Millis(1_800_000_000_000), Millis((1 << 42) - 2)] {
+            let id = AccountIds::default().next(now);
+            assert!(id.0 > 0 && id.0 <= i64::MAX as u64, "{id:?}");
         }
+    }
+
+    #[test]
+    fn accounts_of_one_millisecond_have_ids_of_their_own() {
+        let ids = AccountIds::default();
+        let made: HashSet<_> = (0..20_000).map(|_| ids.next(Millis(1_800_000_000_000))).collect();
+        assert_eq!(made.len(), 20_000);
     }
 }

@@ -84,6 +84,7 @@ pub struct Server {
     pub started: Millis,
     /// Grows when an account that exists changes; see [`login`].
     pub(crate) accounts_epoch: AtomicU64,
+    pub(crate) account_ids: id::AccountIds,
     pub(crate) last_stamp: AtomicU64,
     pub(crate) hashing: account::Hashing,
     pub(crate) stopping: AtomicBool,
@@ -163,6 +164,7 @@ impl Server {
             recent: Recent::default(),
             started,
             accounts_epoch: AtomicU64::new(0),
+            account_ids: id::AccountIds::default(),
             last_stamp: AtomicU64::new(0),
             hashing: account::Hashing::default(),
             stopping: AtomicBool::new(false),
