@@ -228,6 +228,10 @@ impl Scanner {
         match done {
             Done::Header { end, empty } => {
                 let (header, inherited) = header::read(machine, buf);
+                if inherited.as_ref().is_some_and(|kept| kept.bytes() > Inherited::MAX) {
+                    let what = "bytes of declarations in the stream header";
+                    return Err(ScanError::TooLarge { what, limit: Inherited::MAX });
+                }
                 self.inherited = inherited;
                 self.phase = if empty { Phase::EmptyRoot } else { Phase::Body };
                 Ok((end, Event::Open(header)))

@@ -15,12 +15,13 @@ pub enum ScanError {
     /// XML that RFC 6120 11.1 forbids: says which of comment, processing instruction, DTD, entity.
     #[error("restricted XML: {0}")]
     Restricted(&'static str),
-    /// A field of [`Limits`](crate::Limits) was exceeded.
+    /// A field of [`Limits`](crate::Limits), or what a stream header may leave to its stanzas, was
+    /// exceeded.
     #[error("more than {limit} {what}")]
     TooLarge {
-        /// The name of the field.
+        /// The name of the field, or what there is too much of.
         what: &'static str,
-        /// Its value.
+        /// How much there may be.
         limit: usize,
     },
     /// The XML declaration, or the first byte, says that this is not UTF-8.

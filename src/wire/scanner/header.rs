@@ -38,6 +38,19 @@ pub(crate) struct Inherited {
     prefixes: Vec<(Box<[u8]>, String)>,
 }
 
+impl Inherited {
+    /// How much of it may be kept for the life of a stream, and be written into each stanza that uses
+    /// it: enough for a dozen namespaces, too little to make large stanzas out of small ones.
+    pub const MAX: usize = 1024;
+
+    /// Its bytes as they would be written into a stanza.
+    pub fn bytes(&self) -> usize {
+        let escaped = |text: &str| chars::escape(text).len();
+        let prefixes = self.prefixes.iter().map(|(name, uri)| name.len() + escaped(uri));
+        self.root.len() + escaped(&self.default) + prefixes.sum::<usize>()
+    }
+}
+
 /// What is in force directly under the stream root; `None`: the ordinary.
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a>(Option<&'a Inherited>);

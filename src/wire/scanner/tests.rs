@@ -53,6 +53,23 @@ fn a_stream_is_opened_used_and_closed() {
 }
 
 #[test]
+fn a_header_does_not_make_large_stanzas_of_small_ones() {
+    let header = |uri: &str| {
+        format!(
+            "<stream:stream xmlns='jabber:client' xmlns:p=\"{uri}\" \
+             xmlns:stream='http://etherx.jabber.org/streams'><message><p:x/></message>"
+        )
+    };
+    let seen = verdict(header(&"u".repeat(900)).as_bytes(), LIMITS);
+    assert_eq!((seen.error, seen.frames.len()), (None, 1));
+    // What is one byte in the header would be six in each stanza.
+    for uri in ["u".repeat(1024), "'".repeat(200)] {
+        let seen = verdict(header(&uri).as_bytes(), LIMITS);
+        assert!(matches!(seen.error, Some(TooLarge { limit: 1024, .. })), "{:?}", seen.error);
+    }
+}
+
+#[test]
 fn a_header_in_the_wrong_namespace_is_still_a_header() {
     let seen = verdict(b"<x:stream xmlns:x='urn:x'>", LIMITS);
     let header = seen.header.unwrap();

@@ -27,6 +27,10 @@ use crate::{
 };
 use negotiation::Negotiation;
 
+/// Longest `xml:lang` of a stream that is kept for its stanzas, in bytes; RFC 5646 section 4.4.1 has
+/// 35 for the longest that makes sense.
+const LANG: usize = 64;
+
 /// What all streams of a listener share.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -187,7 +191,8 @@ impl Stream {
                 out.push(Effect::Fail(error.with_text("The stream is open already")));
             }
             (State::Negotiating(negotiation), Input::Header(header)) => {
-                self.lang = header.lang.as_deref().map(Arc::from);
+                let lang = header.lang.as_deref().filter(|lang| lang.len() <= LANG);
+                self.lang = lang.map(Arc::from);
                 let checked = negotiation.header(&self.settings, &header);
                 let error = checked.err();
                 let to = header.from.as_deref().and_then(|from| Jid::parse(from).ok());

@@ -2,6 +2,7 @@
 //! say.
 
 use super::*;
+use crate::{Event, Limits, Scanner};
 
 fn settings() -> Arc<Settings> {
     Arc::new(Settings {
@@ -34,4 +35,19 @@ fn nothing_happens_after_the_farewell() {
     stream.farewell(None, &mut || "fresh".into());
     let frame = Frame::parse("<message/>").expect("a stanza");
     assert!(stream.step(Input::Frame(frame), &mut || "fresh".into()).is_empty());
+}
+
+#[test]
+fn a_language_that_is_none_is_not_stamped_on_every_stanza() {
+    for (lang, kept) in [("de-CH-1996".to_owned(), true), ("x".repeat(9_000), false)] {
+        let mut stream = Stream::new(settings(), None);
+        let header = format!(
+            "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' \
+             to='localhost' version='1.0' xml:lang='{lang}'>"
+        );
+        let (_, event) = Scanner::new(Limits::MAX).feed(header.as_bytes()).expect("a header");
+        let Some(Event::Open(header)) = event else { panic!("{event:?}") };
+        stream.step(Input::Header(header), &mut || "fresh".into());
+        assert_eq!(stream.lang().is_some(), kept);
+    }
 }
