@@ -272,16 +272,17 @@ impl Errand {
 
     /// Waits until the session's connection has taken over all that it was handed, or the session is
     /// gone and what it left has come back.
-    async fn taken_over(&self) {
-        let mailbox = &self.session.mailbox;
-        let mark = mailbox.mark();
+    async fn taken_over(&mut self) {
+        let mark = self.session.mailbox.mark();
         let mut pause = Duration::from_millis(1);
-        while self.session.alive() && !mailbox.passed(mark) {
+        while self.session.alive() && !self.session.mailbox.passed(mark) {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
         // Asked last: it may have ended with a part of it.
         if !self.session.alive() {
+            // Its connection waits for this before it settles.
+            self.waited_for = None;
             self.server.settled(&self.session).await;
         }
     }

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 use wire::{
-    Event, Limits, Scanner,
+    Event, Jid, Limits, Scanner,
     stream::{Effect, Effects, Input, Settings, Stream},
 };
 
@@ -177,6 +177,15 @@ impl Conn {
                         });
                     }
                 }
+                Effect::Refused { user, failure } => {
+                    tracing::info!(
+                        event = "login-refused",
+                        session = %self.session.id,
+                        jid = user.as_ref().map(Jid::as_str),
+                        condition = failure.as_str(),
+                        address = %self.session.address(),
+                    );
+                }
                 Effect::Fail(error) => {
                     server.end(&self.session, End::protocol(error));
                 }
@@ -234,6 +243,7 @@ impl Conn {
             | Effect::StartTls
             | Effect::Restart
             | Effect::Stanza(_)
+            | Effect::Refused { .. }
             | Effect::Fail(_)
             | Effect::Closed => {}
         }
@@ -433,7 +443,14 @@ impl Conn {
     /// Whether the connection can go: both sides are shut, or it has taken long enough.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(closing) = &mut self.closing else { return false };
-        if !self.transport.is_open() || closing.deadline.as_mut().poll(cx).is_ready() {
+        if closing.deadline.as_mut().poll(cx).is_ready() {
+            return true;
+        }
+        // A stanza that was taken in is seen through: a message may be half-way into storage.
+        if self.waiting.is_some() {
+            return false;
+        }
+        if !self.transport.is_open() {
             return true;
         }
         if self.outbox.is_flushed() && !closing.shut {

@@ -65,13 +65,17 @@ impl KeyRing {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key: [u8; 32] = random::bytes();
                 let line = format!("1 {}\n", STANDARD.encode(key));
-                let mut file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map_err(io)?;
-                file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
+                // Complete before it has its name: a crash in between leaves no half of a key.
+                let new = path.with_extension("new");
+                let _ = fs::remove_file(&new);
+                let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+                made.and_then(|mut file| {
+                    file.write_all(line.as_bytes())?;
+                    file.sync_all()?;
+                    fs::rename(&new, path)?;
+                    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+                })
+                .map_err(io)?;
                 Ok(Self { keys: vec![(1, Secret::new(key.to_vec()))] })
             }
             Err(error) => Err(io(error)),

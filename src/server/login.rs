@@ -9,7 +9,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use wire::{
@@ -65,6 +68,7 @@ struct Pinned {
     id: TokenId,
     resource: Option<String>,
     expires: Option<Millis>,
+    inactive: Option<u64>,
 }
 
 fn said(failure: SaslFailure, text: &str) -> Denied {
@@ -185,8 +189,12 @@ impl Server {
         })?;
         let mut standing = Standing::of(&account);
         standing.role = standing.role.min(record.role);
-        standing.token =
-            Some(Pinned { id: record.id, resource: record.resource, expires: record.expires });
+        standing.token = Some(Pinned {
+            id: record.id,
+            resource: record.resource,
+            expires: record.expires,
+            inactive: record.inactive,
+        });
         Ok(Candidate { epoch, jid: token.owner, standing: Some(standing) })
     }
 
@@ -217,6 +225,8 @@ impl Server {
             binding,
             token: pinned.as_ref().map(|token| token.id),
             expires: pinned.as_ref().and_then(|token| token.expires),
+            inactive: pinned.as_ref().and_then(|token| token.inactive),
+            use_noted: AtomicU64::new(self.clock.now().0),
             resource: pinned.and_then(|token| token.resource),
             role: standing.role,
             since: self.clock.now(),

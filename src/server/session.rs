@@ -109,6 +109,10 @@ pub struct Identity {
     pub token: Option<TokenId>,
     /// When that token dies, and the session with it.
     pub expires: Option<Millis>,
+    /// The token dies when it is not used for so many seconds; a session that it opened uses it.
+    pub inactive: Option<u64>,
+    /// When the use of the token was noted last.
+    pub(crate) use_noted: AtomicU64,
     /// A resource that the token pins the session to.
     pub resource: Option<String>,
     /// What it may do: the account's role, or less if its token says so.
@@ -360,6 +364,19 @@ impl Session {
     /// The last words for the peer, for its connection to send before it closes. Given out once.
     pub fn take_farewell(&self) -> Option<StreamError> {
         self.cold.lock().ending.as_mut()?.farewell.take()
+    }
+}
+
+impl Identity {
+    /// The token, if it is time to note again that it is in use; true once per interval.
+    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
+        let interval = (self.inactive? / 10).max(1);
+        let noted = self.use_noted.load(Ordering::Relaxed);
+        if now.seconds_since(Millis(noted)) < interval {
+            return None;
+        }
+        self.use_noted.store(now.0, Ordering::Relaxed);
+        self.token
     }
 }
 

@@ -20,17 +20,25 @@ impl Server {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.stopping() {
             ticks.tick().await;
-            self.sweep();
+            let server = self.clone();
+            // A task of its own: should a plugin panic over one session, the next round comes.
+            if let Err(panic) = tokio::spawn(async move { server.sweep() }).await {
+                tracing::error!(event = "sweep-failed", %panic);
+            }
         }
     }
 
-    /// Ends all sessions that are overdue by the server's clock. Gives their number.
+    /// Ends all sessions that are overdue by the server's clock, and notes the use of tokens by the
+    /// others. Gives the number of those that it ended.
     pub fn sweep(self: &Arc<Self>) -> usize {
         let now = self.clock.now();
         let mut ended = 0;
         for session in self.registry.all() {
             if let Some(reason) = self.overdue(&session, now) {
                 ended += usize::from(self.end(&session, End::new(reason)));
+            } else if let Some(token) = session.identity().and_then(|me| me.use_to_note(now)) {
+                let server = self.clone();
+                self.spawn(async move { server.note_token(token).await });
             }
         }
         ended

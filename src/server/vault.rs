@@ -245,6 +245,15 @@ impl Server {
         Ok((record, account))
     }
 
+    /// Notes that a session which a token opened is still there.
+    pub(crate) async fn note_token(&self, id: TokenId) {
+        match self.token_row(id).await {
+            Ok(Some((record, row))) => self.note_use(&record, row, self.clock.now()),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(event = "last-use-not-written", %error),
+        }
+    }
+
     /// Writes the last use, if the stored one is old enough, without making the login wait. Only if
     /// the row is still as it was read: a revocation that came in between stays.
     fn note_use(&self, record: &TokenRecord, row: Bytes, now: Millis) {

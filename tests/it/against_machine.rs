@@ -121,6 +121,7 @@ impl Machine {
                 Effect::Restart => self.scanner.restart(),
                 // Where it goes is not the stream's business.
                 Effect::Stanza(_) => {}
+                Effect::Refused { .. } => {}
                 Effect::FindKeys { user, hash } => {
                     let keys = match self.accounts.get(user.as_str()) {
                         Some((password, _)) => wire::derive(hash, password, b"a salt", 2),

@@ -318,6 +318,52 @@ async fn nothing_enters_the_mailbox_of_a_session_once_it_is_ending() {
     assert_eq!(seen.late.load(Ordering::SeqCst), 0, "what is pushed now would be lost");
 }
 
+/// Takes its time over every message, and remembers when it was done.
+static SLOW: [Plugin; 1] = [Plugin { name: "slow", about: "Waits", specs: &[], setup: slow }];
+
+/// What [`SLOW`] has begun and finished.
+#[derive(Default)]
+struct Work {
+    begun: AtomicUsize,
+    finished: AtomicUsize,
+}
+
+fn slow(setup: &mut Setup<'_>) {
+    setup.inbound(|cx| {
+        let work = cx.server.slot::<Work>();
+        work.begun.fetch_add(1, Ordering::SeqCst);
+        Flow::later(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            work.finished.fetch_add(1, Ordering::SeqCst);
+            Flow::Done
+        })
+    });
+}
+
+#[tokio::test]
+async fn a_stanza_that_was_taken_in_is_seen_through_though_its_session_ends() {
+    let world = World::start_with(&SLOW, |_| {}).await;
+    world.account("alice").await;
+    let work = world.server.slot::<Work>();
+    for (round, goes) in [(1, false), (2, true)] {
+        let mut client = world.client("alice").await;
+        let session = world.session("alice@localhost/r");
+        client.send("<message/>").await;
+        assert_eventually("it is at work", || work.begun.load(Ordering::SeqCst) == round).await;
+        if goes {
+            drop(client);
+            assert!(world.server.end(&session, End::new(Reason::Shutdown)));
+            assert!(world.server.settled(&session).await);
+        } else {
+            assert!(world.server.end(&session, End::new(Reason::Kicked)));
+            client.expect_error("policy-violation").await;
+            drop(client);
+            assert!(world.server.settled(&session).await);
+        }
+        assert_eq!(work.finished.load(Ordering::SeqCst), round, "it was dropped half-way");
+    }
+}
+
 #[tokio::test]
 async fn what_waits_when_the_server_stops_is_kept_once() {
     let world = World::start(|config| {

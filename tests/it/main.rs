@@ -15,7 +15,7 @@ mod crash;
 mod dialogue;
 mod docs;
 mod ends;
-mod review;
+mod faults;
 mod rivals;
 mod scram;
 mod script;

@@ -122,6 +122,13 @@ pub enum Effect {
     },
     /// A stanza of a bound session.
     Stanza(Frame),
+    /// A login was refused and the peer is told. Nothing to do; something to note.
+    Refused {
+        /// The account that it was about, as far as the exchange got.
+        user: Option<Jid>,
+        /// Why, as the peer is told.
+        failure: SaslFailure,
+    },
     /// End the session with this error.
     Fail(StreamError),
     /// The peer has closed its stream: end the session, close ours.

@@ -26,6 +26,8 @@ pub(super) struct Negotiation {
     offer: Arc<Offer>,
     /// Failed logins so far.
     failures: u32,
+    /// Whom the peer says it is, in the login under way.
+    claimed: Option<Jid>,
 }
 
 /// What is expected next.
@@ -55,7 +57,15 @@ pub(super) enum Ready {
 impl Negotiation {
     pub(super) fn new(tls: Option<TlsUp>) -> Self {
         let offer = Arc::default();
-        Self { phase: Phase::Header, tls, host: None, user: None, offer, failures: 0 }
+        Self {
+            phase: Phase::Header,
+            tls,
+            host: None,
+            user: None,
+            offer,
+            failures: 0,
+            claimed: None,
+        }
     }
 
     /// The domain that the peer wants, or the default one.
@@ -340,19 +350,24 @@ impl Negotiation {
                 self.phase = Phase::Sasl(exchange, denied);
             }
             Step::NeedKeys { user, hash } => {
+                self.claimed = Some(user.clone());
                 out.push(Effect::FindKeys { user, hash });
                 self.phase = Phase::Asked(exchange);
             }
             Step::NeedPassword { user, password } => {
+                self.claimed = Some(user.clone());
                 out.push(Effect::CheckPassword { user, password });
                 self.phase = Phase::Asked(exchange);
             }
             Step::NeedToken { user, token } => {
+                self.claimed.clone_from(&user);
                 out.push(Effect::CheckToken { user, token });
                 self.phase = Phase::Asked(exchange);
             }
             Step::Proved { user, additional, binding } => {
                 let mechanism = exchange.mechanism();
+                // A token says for itself whose it is.
+                self.claimed = Some(user.clone());
                 out.push(Effect::Enter { user: user.clone(), mechanism, binding });
                 self.phase = Phase::Entering(user, additional);
             }
@@ -376,6 +391,7 @@ impl Negotiation {
             xml.raw(app);
         }
         out.push(Effect::Send(xml.finish()));
+        out.push(Effect::Refused { user: self.claimed.take(), failure: denied.failure });
         self.phase = Phase::Features;
         self.failures += 1;
         if self.failures >= settings.attempts {

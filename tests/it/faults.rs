@@ -1,4 +1,4 @@
-//! Faults that a reading of the server found, each named after what was wrong.
+//! Faults of the server that were found by reading it, each named after what was wrong.
 
 use std::{
     path::Path,
@@ -127,6 +127,38 @@ async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
     world.clock.advance(10 * 60_000);
     let text = Secret::new(token.to_text().as_bytes());
     assert!(server.check_token(None, text).await.is_err(), "not used for an hour");
+}
+
+#[tokio::test]
+async fn a_token_does_not_die_of_disuse_while_its_session_is_there() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let mint = Mint { inactive: Some(3600), ..mint(None) };
+    let (record, token) = server.mint(&account, mint).await.expect("is stored");
+    let text = || Secret::new(token.to_text().as_bytes());
+    let candidate = server.check_token(None, text()).await.expect("is valid");
+    let session = tended(server);
+    let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
+    entered.expect("is let in");
+    server.bind(&session, None).await.expect("is free");
+    for _ in 0..24 {
+        world.clock.advance(300_000);
+        assert_eq!(server.sweep(), 0, "it is overdue in no way");
+        // What the sweep began is on its way to the store.
+        let noted = async || {
+            let record = server.token(record.id).await.expect("is read").expect("is there");
+            record.last_used
+        };
+        let now = world.clock.now();
+        for _ in 0..1000 {
+            if noted().await.is_some_and(|at| now.seconds_since(at) < 360) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(server.check_token(None, text()).await.is_ok(), "its session was there for two hours");
 }
 
 /// Runs a command: its rows and its last word.
