@@ -257,6 +257,12 @@ impl Server {
         if !self.registry.mark_ending(session) {
             return false;
         }
+        self.see_off(session, end);
+        true
+    }
+
+    /// The rest of an end, by whoever has marked the session.
+    pub(crate) fn see_off(self: &Arc<Self>, session: &Arc<Session>, end: End) {
         // Before its connection can see that it is over: what came in later would be lost.
         session.mailbox.close();
         let record = Arc::new(EndRecord {
@@ -284,7 +290,6 @@ impl Server {
             self.reroute_leftover(session, leftover, over);
         }
         session.mailbox.wake();
-        true
     }
 
     /// Finds other places for the messages that an ended session's connection has not taken, at once:

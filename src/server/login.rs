@@ -236,7 +236,7 @@ impl Server {
             Login::Entered => {}
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
             Login::TooMany => {
-                let text = "This account has too many sessions already";
+                let text = "This account has too many sessions that have bound no resource";
                 return Err(said(SaslFailure::TemporaryAuthFailure, text));
             }
         }
@@ -301,12 +301,13 @@ impl Server {
             Conflict::Rename if pinned.is_some() => Conflict::Refuse,
             policy => policy,
         };
-        match self.registry.bind(session, resource, conflict, random::text) {
+        let cap = usize::try_from(self.config.limits.per_account).unwrap_or(usize::MAX);
+        match self.registry.bind(session, resource, conflict, cap, random::text) {
             Bind::Bound { jid, evicted } => {
                 // The older one is seen off before the newer one hears that it is bound, so that
                 // contacts see it leave before they can see the newer one come.
                 if let Some(evicted) = evicted {
-                    self.end(&evicted, End::new(Reason::Replaced));
+                    self.see_off(&evicted, End::new(Reason::Replaced));
                 }
                 self.events.publish(session, Change::Bound);
                 tracing::info!(event = "bound", session = %session.id, jid = jid.as_str());
@@ -314,6 +315,8 @@ impl Server {
             }
             Bind::Taken => Err(StanzaError::new(Condition::Conflict)
                 .with_text("Another session of this account has this resource")),
+            Bind::TooMany => Err(StanzaError::new(Condition::ResourceConstraint)
+                .with_text("This account has as many sessions as it may")),
             Bind::Impossible => Err(not_allowed()),
         }
     }

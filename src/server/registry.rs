@@ -51,10 +51,12 @@ pub enum Bind {
     Bound {
         /// The full JID.
         jid: Jid,
-        /// The older session that had to make way. It is out of the index and marked as ending: the
-        /// caller sees it through the rest of its end.
+        /// The older session that had to make way. It is out of the indexes and marked as ending: the
+        /// caller sees it off.
         evicted: Option<Arc<Session>>,
     },
+    /// The account has as many bound sessions as it may.
+    TooMany,
     /// Another session has the resource and the policy is to refuse.
     Taken,
     /// The session has ended, or is not logged in, or is bound already.
@@ -120,13 +122,15 @@ impl Registry {
         usize::try_from(id.0 >> (128 - SHARDS.ilog2())).unwrap_or(0)
     }
 
-    /// Enters a session that has logged in, unless its account has `cap` sessions (0: no cap).
+    /// Enters a session that has logged in, unless its account has `cap` others that have not bound a
+    /// resource yet (0: no cap).
     pub(crate) fn login(&self, session: &Arc<Session>, identity: Identity, cap: usize) -> Login {
         let (jid, token) = (identity.jid.clone(), identity.token);
         {
             let mut shard = self.users[self.shard(jid.as_str())].write();
             let few = shard.entry(jid.as_str().into()).or_default();
-            if cap > 0 && few.len() >= cap {
+            let unbound = few.iter().filter(|other| other.full().is_none());
+            if cap > 0 && unbound.count() >= cap {
                 return Login::TooMany;
             }
             let mut entered = false;
@@ -156,19 +160,23 @@ impl Registry {
         Login::Entered
     }
 
-    /// Gives a session its full JID, atomically with whatever has to make way.
+    /// Gives a session its full JID, atomically with whatever has to make way, unless its account has
+    /// `cap` others that stay (0: no cap).
     pub(crate) fn bind(
         &self,
         session: &Arc<Session>,
         resource: Option<&str>,
         policy: Conflict,
+        cap: usize,
         generate: impl Fn() -> String,
     ) -> Bind {
         let Some(identity) = session.identity() else { return Bind::Impossible };
         let mut shard = self.users[self.shard(identity.jid.as_str())].write();
         let Some(few) = shard.get_mut(identity.jid.as_str()) else { return Bind::Impossible };
         let with = |resource: &str| identity.jid.with_resource(resource);
-        let taken = |few: &Few, jid: &Jid| few.iter().position(|s| s.full() == Some(jid));
+        // One that is ending has lost its name already.
+        let taken =
+            |few: &Few, jid: &Jid| few.iter().position(|s| s.full() == Some(jid) && s.alive());
 
         let mut jid = match resource.map(with) {
             Some(Ok(jid)) => jid,
@@ -189,6 +197,10 @@ impl Registry {
                 Conflict::Replace => evicted = Some(index),
             }
         }
+        let others = few.iter().filter(|s| s.full().is_some() && s.alive()).count();
+        if cap > 0 && others - usize::from(evicted.is_some()) >= cap {
+            return Bind::TooMany;
+        }
         let mut bound = false;
         self.change(session, |flags| {
             let ready = flags.has(Flags::AUTHED);
@@ -202,7 +214,12 @@ impl Registry {
         if !bound {
             return Bind::Impossible;
         }
-        let evicted = evicted.map(|index| few.remove(index));
+        // If somebody else ends it at this moment, it is theirs to see off.
+        let evicted = evicted.map(|index| few.remove(index)).filter(|old| self.set_ending(old));
+        drop(shard);
+        if let Some(old) = &evicted {
+            self.forget_token(old);
+        }
         Bind::Bound { jid, evicted }
     }
 
@@ -240,12 +257,7 @@ impl Registry {
     /// Marks a session as ending: true for exactly one caller, who sees it through. From now on it
     /// is not found by any address; it stays visible by its id until it is settled.
     pub(crate) fn mark_ending(&self, session: &Arc<Session>) -> bool {
-        let mut won = false;
-        self.change(session, |flags| {
-            won = !flags.has(Flags::ENDING);
-            Flags(flags.0 | Flags::ENDING.0)
-        });
-        if !won {
+        if !self.set_ending(session) {
             return false;
         }
         // A session that is just logging in is either in its lists by now, or sees the flag and
@@ -255,10 +267,24 @@ impl Registry {
             let mut shard = self.users[self.shard(key)].write();
             remove(&mut shard, key, session);
         }
+        self.forget_token(session);
+        true
+    }
+
+    /// Sets the flag; true for exactly one caller.
+    fn set_ending(&self, session: &Session) -> bool {
+        let mut won = false;
+        self.change(session, |flags| {
+            won = !flags.has(Flags::ENDING);
+            Flags(flags.0 | Flags::ENDING.0)
+        });
+        won
+    }
+
+    fn forget_token(&self, session: &Arc<Session>) {
         if let Some(token) = session.identity().and_then(|identity| identity.token) {
             remove(&mut self.tokens[self.shard(&token)].lock(), &token, session);
         }
-        true
     }
 
     /// Forgets a session whose connection is gone.

@@ -242,15 +242,35 @@ async fn an_account_has_no_more_sessions_than_it_may() {
     world.account("alice").await;
     world.account("bob").await;
     let one = world.bound("alice", "one").await;
-    let _two = world.authed("alice").await;
-    let mut third = world.connect().await;
-    let refused = third.try_login("alice", PASSWORD).await.expect_err("one too many");
-    assert!(refused.contains("temporary-auth-failure"), "{refused}");
+    let mut two = world.bound("alice", "two").await;
+
+    // RFC 6120 section 7.6.2.1.
+    let mut third = world.authed("alice").await;
+    third.send(bind_request("three")).await;
+    third
+        .expect(
+            "<iq type='error' id='bind'><error type='wait'>\
+             <resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>…</error></iq>",
+        )
+        .await;
+    // But it may take the place of another.
+    third.bind("two").await;
+    two.expect_error("conflict").await;
     let _bob = world.client("bob").await;
     drop(one);
     assert_eventually("one has left", || world.server.registry.of("alice@localhost").len() == 1)
         .await;
     let _three = world.bound("alice", "three").await;
+}
+
+#[tokio::test]
+async fn an_account_has_no_more_unbound_sessions_than_it_may_have_bound_ones() {
+    let world = World::start(|config| config.limits.per_account = 2).await;
+    world.account("alice").await;
+    let _waiting = (world.authed("alice").await, world.authed("alice").await);
+    let mut third = world.connect().await;
+    let refused = third.try_login("alice", PASSWORD).await.expect_err("one too many");
+    assert!(refused.contains("temporary-auth-failure"), "{refused}");
 }
 
 #[tokio::test]

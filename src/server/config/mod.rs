@@ -155,7 +155,8 @@ pub struct Limits {
     pub bound: Phase,
     /// Connections that one IP address may have at once, logged in or not. 0: no cap.
     pub per_address: u32,
-    /// Sessions that one account may have at once, logged in or bound. 0: no cap.
+    /// Bound sessions that one account may have at once; as many again may have logged in and not bound
+    /// a resource yet. One that replaces another does not count. 0: no cap.
     pub per_account: u32,
     /// Bytes of stanzas that may wait for a client that does not read. When more is to be sent, the
     /// session ends and what waited is delivered like any message to an absent client.
