@@ -313,7 +313,10 @@ impl Conn {
         if self.closing.is_some() {
             return self.poll_discard(cx);
         }
-        let busy = self.waiting.is_some() || self.upgrade || self.outbox.bytes() > OUTBOX;
+        // Answers wait in the mailbox until the outbox has room: who asks faster than it reads has
+        // to wait for them, and is not ended for what its own questions brought.
+        let owed = self.outbox.bytes() + self.session.mailbox.bytes();
+        let busy = self.waiting.is_some() || self.upgrade || owed > OUTBOX;
         if busy || !self.transport.is_open() || !self.session.alive() {
             return false;
         }

@@ -22,7 +22,8 @@ def auth(mechanism, payload):
     """An `<auth/>` with this initial response; bytes are encoded, text is sent as it is."""
     if isinstance(payload, bytes):
         payload = base64.b64encode(payload).decode()
-    return f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='{mechanism}'>{payload}</auth>"
+    space = "urn:ietf:params:xml:ns:xmpp-sasl"
+    return f"<auth xmlns='{space}' mechanism='{mechanism}'>{payload}</auth>"
 
 
 def context(versions=(None, None), alpn=()):

@@ -3,12 +3,15 @@
 RFC 6120 sections 5 to 7, RFC 5802, RFC 5929, XEP-0368, XEP-0440.
 """
 
+import base64
+import re
 from dataclasses import replace
 
 import pytest
 
 import contract
 from client import Dropped, Refused
+from raw import Raw, auth
 
 
 async def test_logs_in_over_both_kinds_of_tls(usher, clients, kind, tls):
@@ -116,3 +119,23 @@ async def test_the_same_resource_again_replaces_the_older_session(usher, clients
     assert newer.jid == f"{jid}/desk"
     await newer.barrier()
     await usher.session(newer.jid)
+
+
+async def test_a_refused_login_is_in_the_log_with_its_account_and_address(usher):
+    jid, password = await usher.account("alice")
+    raw = await Raw.secured(usher.door)
+    for user, secret in (("alice", usher.secret()), ("nobody", password)):
+        raw.send(auth("PLAIN", f"\0{user}\0{secret}".encode()))
+        await raw.until("</failure>")
+    raw.send(auth("SCRAM-SHA-256", b"n,,n=alice,r=abc"))
+    challenge = re.search(r">([^<>]*)</challenge>", await raw.until("</challenge>"))[1]
+    nonce = re.search(r"r=[^,]*", base64.b64decode(challenge).decode())[0]
+    wrong = base64.b64encode(f"c=biws,{nonce},p={'A' * 43}=".encode()).decode()
+    raw.send(f"<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>{wrong}</response>")
+    await raw.until("</failure>")
+    refused = usher.events("login-refused")
+    assert len(refused) == 3, refused
+    for line, who in zip(refused, (jid, f"nobody@{usher.domain}", jid)):
+        assert f'jid="{who}"' in line and 'condition="not-authorized"' in line, line
+        assert "address=127.0.0.1" in line, line
+    raw.cut()
