@@ -126,7 +126,7 @@ pub(super) fn open(data: &Path, readers: usize) -> Result<Opened, OpenError> {
     let readers = (0..readers).map(reader).collect::<Result<_, _>>().map_err(engine)?;
     // The files' names are durable only once their directory is.
     File::open(data).and_then(|data| data.sync_all()).map_err(io("sync", data))?;
-    tracing::info!(event = "store_opened", file = %file.display(), tables = tables.len());
+    tracing::info!(event = "store-opened", file = %file.display(), tables = tables.len());
     Ok(Opened { file: Arc::clone(&file), lock, readers, tables, writer })
 }
 

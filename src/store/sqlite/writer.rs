@@ -74,7 +74,7 @@ impl Writer {
         let fault = match self.transaction(batches) {
             Ok(outcomes) => {
                 if self.failing.replace(false) {
-                    tracing::info!(event = "store_recovered", file = %self.file.display());
+                    tracing::info!(event = "store-recovered", file = %self.file.display());
                 }
                 return outcomes;
             }
@@ -83,7 +83,7 @@ impl Writer {
         // Said once, not for every commit until somebody comes.
         if !self.failing.replace(true) {
             let error = fault.answer(&self.file);
-            tracing::error!(event = "store_failed", batches = batches.len(), %error);
+            tracing::error!(event = "store-failed", batches = batches.len(), %error);
         }
         if fault.is_of_space() {
             // What the `-wal` holds may go into pages that are there already, and its room be used
@@ -133,7 +133,7 @@ impl Writer {
                     && let Err(error) = self.execute("ROLLBACK")
                 {
                     let error = error.answer(&self.file);
-                    tracing::error!(event = "store_rollback_failed", %error);
+                    tracing::error!(event = "store-rollback-failed", %error);
                 }
                 Err(fault)
             }
@@ -213,7 +213,7 @@ impl Writer {
     fn finish(self) {
         for reader in self.readers {
             if reader.join().is_err() {
-                tracing::error!(event = "store_reader_panicked");
+                tracing::error!(event = "store-reader-panicked");
             }
         }
         let checkpoint = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0));
@@ -221,7 +221,7 @@ impl Writer {
             Ok(0) => Ok(()),
             Ok(_) => {
                 // Somebody reads the file. Nothing is lost: the rest is in the `-wal` beside it.
-                tracing::warn!(event = "store_checkpoint_postponed", file = %self.file.display());
+                tracing::warn!(event = "store-checkpoint-postponed", file = %self.file.display());
                 Ok(())
             }
             Err(error) => Err(error),
@@ -229,7 +229,7 @@ impl Writer {
         let outcome = outcome.and(self.db.close().map_err(|(_, error)| error));
         drop(self.lock);
         let transactions = self.counters.transactions.load(Ordering::Relaxed);
-        tracing::info!(event = "store_closed", file = %self.file.display(), transactions);
+        tracing::info!(event = "store-closed", file = %self.file.display(), transactions);
         let describe = |error| StoreError::Unavailable(fault::describe(&error, &self.file));
         self.closing.send_replace(Some(outcome.map_err(describe)));
     }

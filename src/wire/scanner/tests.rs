@@ -322,7 +322,7 @@ fn limits_hold_to_the_byte() {
     assert_eq!(check("<a><b/><c/></a>"), None);
     assert_eq!(check("<a><b/><c/><"), None);
     assert_eq!(check("<a><b/><c/><d"), too_large("elements", 3));
-    assert_eq!(check("<a><b><c"), too_large("depth", 2));
+    assert_eq!(check("<a><b><c"), too_large("levels of nesting", 2));
     assert_eq!(check("<a b='' c=''/>"), None);
     assert_eq!(check("<a b='' c='' d"), too_large("attributes", 2));
     assert_eq!(check("<a xmlns='x'><b xmlns='y'/></a>"), too_large("namespaces", 1));
