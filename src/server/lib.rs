@@ -112,7 +112,7 @@ pub enum SetupError {
 
 /// The core's own tables.
 const TABLES: &[&Table] =
-    &[&account::ACCOUNTS, &audit::AUDIT, &vault::TOKENS, &vault::TOKEN_OWNERS];
+    &[&account::ACCOUNTS, &audit::AUDIT, &audit::AUDIT_HEAD, &vault::TOKENS, &vault::TOKEN_OWNERS];
 
 impl Server {
     /// Puts a server together.

@@ -9,6 +9,7 @@
 
 mod against_machine;
 mod against_server;
+mod audit;
 mod changes;
 mod churn;
 mod crash;

@@ -58,6 +58,17 @@ pub const COMMANDS: &[Command] = &[
         run: |call| Box::pin(audit(call)),
     },
     Command {
+        name: "audit verify",
+        about: "Check that no entry of the audit was changed, removed or inserted",
+        details: "Every entry carries a keyed hash over itself and the one before it. Note the last \
+                  hash elsewhere now and then: it tells a whole database that was put back to an \
+                  earlier state.",
+        args: &[],
+        mutates: false,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(verify(call)),
+    },
+    Command {
         name: "plugin list",
         about: "List the features of this server and what they implement",
         details: "",
@@ -118,6 +129,18 @@ async fn audit(call: Call) -> Result<Done, CommandError> {
         .await?;
     }
     Ok(if entries.is_empty() { Done::nothing("the audit is empty") } else { Done::said("") })
+}
+
+async fn verify(call: Call) -> Result<Done, CommandError> {
+    let head = call.server.verify_audit().await.map_err(|error| {
+        let failed = CommandError::failed(format!("the audit cannot be trusted: {error}"));
+        failed.hint("compare with a backup, and with the log, which has every entry too")
+    })?;
+    let message = match head.count {
+        0 => "the audit is empty".into(),
+        count => format!("{count} entries, none changed; the last hash is {}", head.link),
+    };
+    Ok(Done::said(message).with("entries", head.count).with("link", head.link))
 }
 
 async fn plugins(call: Call) -> Result<Done, CommandError> {

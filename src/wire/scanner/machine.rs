@@ -435,7 +435,10 @@ impl Machine {
             return Err(ScanError::TooLarge { what: "elements", limit });
         }
         if self.open.len() >= usize::from(limits.depth) {
-            return Err(ScanError::TooLarge { what: "levels of nesting", limit: limits.depth.into() });
+            return Err(ScanError::TooLarge {
+                what: "levels of nesting",
+                limit: limits.depth.into(),
+            });
         }
         if self.open.len() == 1 {
             self.children = self.children.saturating_add(1);
