@@ -4,7 +4,6 @@
 
 use std::{
     fs::DirBuilder,
-    future::pending,
     io::{IsTerminal as _, Write as _, stderr, stdout},
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
@@ -24,7 +23,7 @@ use server::{
     keyring::KeyRing,
     store::SharedStore,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -77,6 +76,10 @@ async fn live(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
+    // Before the first word is said: whoever hears it may send a signal.
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangups = signal(SignalKind::hangup())?;
     let keys = match config.storage {
         Storage::Memory => KeyRing::ephemeral(),
         Storage::Sqlite => KeyRing::open(&config.data_dir.join("server.key"))?,
@@ -95,10 +98,14 @@ async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
         let _ = told.await;
     }));
     tokio::spawn(server.clone().sweep_forever());
-    tokio::spawn(reload(config.clone(), certificate));
+    tokio::spawn(reload(hangups, config.clone(), certificate));
     greet(&server).await?;
 
-    wait_for_stop(&server).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = server.stop.notified() => {}
+    }
     server.shutdown().await;
     // The one who asked for the stop hears how it went; then nobody writes any more.
     drop(drained);
@@ -176,8 +183,7 @@ fn show(path: &Path) -> String {
 }
 
 /// SIGHUP: the certificate is read again; a bad one leaves the present one in place.
-async fn reload(config: Config, certificate: Arc<Tls>) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return pending().await };
+async fn reload(mut hangups: Signal, config: Config, certificate: Arc<Tls>) {
     while hangups.recv().await.is_some() {
         match identity(&config).and_then(|identity| Ok(certificate.replace(identity)?)) {
             Ok(()) => {
@@ -188,15 +194,4 @@ async fn reload(config: Config, certificate: Arc<Tls>) {
             }
         }
     }
-}
-
-async fn wait_for_stop(server: &Server) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = server.stop.notified() => {}
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hash, RandomState},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -38,6 +38,7 @@ pub struct Registry {
     sessions: Vec<RwLock<BTreeMap<SessionId, Arc<Session>>>>,
     /// Logged-in sessions by bare JID, bound or not.
     users: Vec<RwLock<HashMap<Box<str>, Few>>>,
+    /// By address; those of one IPv6 /64 network together, for that is what a single peer has.
     addresses: Vec<Mutex<HashMap<IpAddr, Few>>>,
     tokens: Vec<Mutex<HashMap<TokenId, Few>>>,
     /// How many sessions have exactly this set of flags; indexed by the four lowest bits.
@@ -103,7 +104,7 @@ impl Registry {
 
     /// Adds a new session, unless its address has `cap` already (0: no cap).
     pub(crate) fn add(&self, session: Arc<Session>, cap: usize) -> bool {
-        let address = session.address();
+        let address = peer_network(session.address());
         {
             let mut shard = self.addresses[self.shard(&address)].lock();
             let few = shard.entry(address).or_default();
@@ -289,7 +290,7 @@ impl Registry {
 
     /// Forgets a session whose connection is gone.
     pub(crate) fn forget(&self, session: &Arc<Session>) {
-        let address = session.address();
+        let address = peer_network(session.address());
         remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
         if self.sessions[Self::id_shard(session.id)].write().remove(&session.id).is_some() {
             let flags = session.flags().0 & 15;
@@ -344,8 +345,11 @@ impl Registry {
     /// Sessions from one IP address, logged in or not.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Few {
-        let shard = self.addresses[self.shard(&address)].lock();
-        shard.get(&address).cloned().unwrap_or_default()
+        let network = peer_network(address);
+        let shard = self.addresses[self.shard(&network)].lock();
+        let mut few = shard.get(&network).cloned().unwrap_or_default();
+        few.retain(|session| session.address() == address);
+        few
     }
 
     /// Sessions that logged in with a token.
@@ -411,6 +415,14 @@ pub(crate) enum Login {
     Ended,
     /// The account has as many sessions as it may.
     TooMany,
+}
+
+/// What counts as one peer's address: an IPv4 address, an IPv6 /64 network.
+fn peer_network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
 }
 
 fn remove<K, Q>(map: &mut HashMap<K, Few>, key: &Q, session: &Arc<Session>)

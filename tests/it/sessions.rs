@@ -1,7 +1,7 @@
 //! The life of sessions as the registry and the client see it: stages, deadlines, caps, resources.
 //! How they end is in `ends`, and what changes of accounts do to them in `changes`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::SocketAddr};
 
 use server::{
     config::{Conflict, Span},
@@ -234,6 +234,29 @@ async fn an_address_has_no_more_connections_than_it_may() {
     drop(first);
     assert_eventually("one has left", || world.server.registry.counts().total == 1).await;
     world.connect().await.open().await;
+}
+
+#[tokio::test]
+async fn an_ipv6_network_counts_as_one_address() {
+    let world = World::start(|config| config.limits.per_address = 1).await;
+    let server = &world.server;
+    let connect = |address: &str| {
+        let peer = SocketAddr::new(address.parse().expect("an address"), 5222);
+        server.connect(peer)
+    };
+    let first = connect("2001:db8:1:2::1").expect("is the first");
+    assert!(connect("2001:db8:1:2:ffff::2").is_err(), "the same peer by another name");
+    let other = connect("2001:db8:1:3::1").expect("another network");
+    // Asked for by address, each is found alone; and IPv4 in IPv6's clothes is IPv4.
+    let at = |address: &str| server.registry.at(address.parse().expect("an address")).len();
+    assert_eq!((at("2001:db8:1:2::1"), at("2001:db8:1:2::2"), at("2001:db8:1:3::1")), (1, 0, 1));
+    let mapped = connect("::ffff:192.0.2.1").expect("another address");
+    assert!(connect("192.0.2.1").is_err());
+    assert_eq!(at("192.0.2.1"), 1);
+    for session in [first, other, mapped] {
+        server.settle(&session).await;
+    }
+    connect("2001:db8:1:2:ffff::2").expect("there is room again");
 }
 
 #[tokio::test]

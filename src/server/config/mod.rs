@@ -153,7 +153,8 @@ pub struct Limits {
     pub unbound: Phase,
     /// After that.
     pub bound: Phase,
-    /// Connections that one IP address may have at once, logged in or not. 0: no cap.
+    /// Connections that one IPv4 address or IPv6 /64 network may have at once, logged in or not. 0: no
+    /// cap.
     pub per_address: u32,
     /// Bound sessions that one account may have at once; as many again may have logged in and not bound
     /// a resource yet. One that replaces another does not count. 0: no cap.
