@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import stat
 
 import pytest
@@ -154,3 +155,22 @@ async def test_a_dry_run_counts_what_would_end_though_nothing_does(usher):
     assert done.status == contract.NO_MATCH
     assert done.json()[contract.DRY_RUN_COUNT] == 0
     assert contract.END_COUNT not in done.json()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_signal_that_comes_early_finds_the_server_ready_for_it(tmp_path, number):
+    """The first word that it says is late enough: nothing is left to the system's default."""
+    for attempt in range(5):
+        (tmp_path / str(attempt)).mkdir()
+        usher = Usher(tmp_path / str(attempt))
+        usher.process = await asyncio.create_subprocess_exec(
+            *(BINARY, "serve", "--config", str(usher.config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await usher.process.stdout.readuntil(b"listening")
+        usher.process.send_signal(number)
+        if number == signal.SIGHUP:
+            await usher.process.stdout.readuntil(b"no account yet")
+            usher.process.send_signal(signal.SIGTERM)
+        assert await usher.gone() == 0
