@@ -30,12 +30,15 @@ async def usher(tmp_path):
     await server.start()
     before = descriptors(server)
     yield server
-    async with asyncio.timeout(15):
-        while (await server.json("session", "count"))["total"] != 0:
-            await asyncio.sleep(0.1)
-    # The store opens its files when it needs them: a few more are no leak.
-    assert descriptors(server) <= before + 4
-    assert await server.stop() == 0
+    try:
+        async with asyncio.timeout(15):
+            while (await server.json("session", "count"))["total"] != 0:
+                await asyncio.sleep(0.1)
+        # The store opens its files when it needs them: a few more are no leak.
+        assert descriptors(server) <= before + 4
+    finally:
+        status = await server.stop()
+    assert status == 0
     assert "panicked" not in server.log.read_text()
     assert not server.leaks()
 
