@@ -9,6 +9,7 @@
 //! One task per account hands messages out, so that two sessions that become available at the same
 //! moment never both get them, and it never queues more than half of what a mailbox holds.
 
+mod quota;
 #[cfg(test)]
 mod tests;
 
@@ -69,6 +70,7 @@ const PAGE: usize = 64;
 
 fn setup(setup: &mut Setup<'_>) {
     setup.table(&OFFLINE);
+    setup.table(&quota::USAGE);
     setup.host_features(&["msgoffline"]);
     setup.undelivered(keep);
     setup.available(hand_out);
@@ -86,6 +88,7 @@ struct Kept {
 /// Messages on their way out of storage.
 #[derive(Default)]
 struct Desk {
+    lanes: quota::Lanes,
     busy: Mutex<HashMap<AccountId, Rounds>>,
 }
 
@@ -94,8 +97,17 @@ struct Desk {
 struct Rounds {
     /// There may be more by now: go round once more.
     again: bool,
-    /// Key, and stanza as it was handed to the session, of those that are not deleted yet.
-    out: Vec<(Bytes, Bytes)>,
+    /// Handed to a session, and not deleted yet.
+    out: Vec<Out>,
+}
+
+/// A message that was handed to a session.
+struct Out {
+    key: Bytes,
+    /// As it was handed over.
+    stanza: Bytes,
+    /// What it takes in storage.
+    bytes: usize,
 }
 
 /// Nobody could take a message.
@@ -116,19 +128,20 @@ async fn store(cx: &Delivery) -> Result<Flow, StoreError> {
     let server = &cx.server;
     let jid = cx.to.bare();
     let Some(account) = server.account(jid.as_str()).await? else { return Ok(Flow::Next) };
-    let owner = account.id.0;
     if cx.origin.is_none() && server.slot::<Desk>().comes_back(account.id, cx.frame.bytes()) {
         return Ok(Flow::Done);
-    }
-    if server.store.count(&OFFLINE, owner).await? >= server.config.storage_limits.offline_messages {
-        return Ok(Flow::Next);
     }
     let Some(frame) = cx.stamped() else { return Ok(Flow::Next) };
     let stanza = String::from_utf8_lossy(frame.bytes()).into_owned();
     let kept = Kept { at: server.clock.now(), stanza };
     let value = serde_json::to_vec(&kept).unwrap_or_default();
     let key = server.stamp().to_be_bytes().to_vec();
-    server.store.commit(Batch::new().put(&OFFLINE, owner, key, value)).await?;
+    let bytes = value.len();
+    let batch = Batch::new().put(&OFFLINE, account.id.0, key, value);
+    let desk = server.slot::<Desk>();
+    if !desk.lanes.commit(server, account.id, batch, |usage| usage.plus(bytes, server)).await? {
+        return Ok(Flow::Next);
+    }
     // Somebody may have come while it was being stored, and have found nothing.
     if let Some(session) = taker(server, &jid) {
         start(server, account.id, jid, session);
@@ -188,7 +201,7 @@ impl Desk {
     fn comes_back(&self, account: AccountId, stanza: &Bytes) -> bool {
         let mut busy = self.busy.lock();
         let Some(rounds) = busy.get_mut(&account) else { return false };
-        let found = rounds.out.iter().position(|(_, out)| out == stanza);
+        let found = rounds.out.iter().position(|out| out.stanza == stanza);
         found.map(|index| rounds.out.remove(index)).is_some()
     }
 }
@@ -220,10 +233,12 @@ impl Errand {
             self.hand_over(&rows);
             self.taken_over().await;
             let out = self.out(std::mem::take);
+            let (count, bytes) = (out.len(), out.iter().map(|out| out.bytes).sum());
             let batch = out
                 .into_iter()
-                .fold(Batch::new(), |batch, (key, _)| batch.delete(&OFFLINE, self.account.0, key));
-            self.server.store.commit(batch).await?;
+                .fold(Batch::new(), |batch, out| batch.delete(&OFFLINE, self.account.0, out.key));
+            let less = |usage: quota::Usage| Some(usage.minus(count, bytes));
+            self.desk.lanes.commit(&self.server, self.account, batch, less).await?;
         }
     }
 
@@ -237,12 +252,13 @@ impl Errand {
                 return;
             }
             // Noted first: it may come back at once.
-            self.out(|out| out.push((row.key.clone(), stanza.clone())));
+            let (key, bytes) = (row.key.clone(), row.value.len());
+            self.out(|out| out.push(Out { key, stanza: stanza.clone(), bytes }));
             let unreadable = stanza.is_empty();
             let taken =
                 unreadable || self.server.push(&self.session, Parcel::whole(Kind::Message, stanza));
             if !taken {
-                self.out(|out| out.retain(|(key, _)| *key != row.key));
+                self.out(|out| out.retain(|out| out.key != row.key));
                 return;
             }
         }
@@ -287,7 +303,7 @@ impl Errand {
         }
     }
 
-    fn out<T>(&self, with: impl FnOnce(&mut Vec<(Bytes, Bytes)>) -> T) -> T {
+    fn out<T>(&self, with: impl FnOnce(&mut Vec<Out>) -> T) -> T {
         with(&mut self.desk.busy.lock().entry(self.account).or_default().out)
     }
 

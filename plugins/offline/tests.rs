@@ -2,7 +2,10 @@
 
 use server::end::{End, Reason};
 
-use super::OFFLINE;
+use super::{
+    OFFLINE,
+    quota::{USAGE, Usage},
+};
 use crate::testing::{Client, World, eventually, one};
 
 async fn say(from: &Client, text: &str) -> Vec<String> {
@@ -115,6 +118,32 @@ async fn beyond_the_limit_the_sender_is_told() {
     emptied(&world).await;
     juliet.vanish().await;
     assert!(say(&romeo, "four").await.is_empty(), "there is room again");
+}
+
+/// Number and bytes of juliet's messages, as they are noted beside them.
+async fn noted(world: &World) -> Usage {
+    let rows = world.rows(&USAGE, "juliet").await;
+    rows.first().map(|row| serde_json::from_slice(&row.value).expect("is ours")).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nobody_stores_more_bytes_than_they_may_and_none_are_forgotten() {
+    let world = World::with(&["romeo", "juliet"], |config| {
+        config.storage_limits.offline_bytes = 3000;
+    })
+    .await;
+    let romeo = world.online("romeo/a").await;
+    let long = "x".repeat(900);
+    assert!(say(&romeo, &long).await.is_empty() && say(&romeo, "short").await.is_empty());
+    assert!(one(&say(&romeo, &long).await, &["service-unavailable"]));
+    let rows = world.rows(&OFFLINE, "juliet").await;
+    let bytes = rows.iter().map(|row| row.value.len() as u64).sum();
+    assert_eq!(noted(&world).await, Usage { messages: 2, bytes });
+    let juliet = world.online("juliet/b").await;
+    emptied(&world).await;
+    eventually("nothing is noted", async || noted(&world).await == Usage::default()).await;
+    juliet.vanish().await;
+    assert!(say(&romeo, &long).await.is_empty(), "there is room again");
 }
 
 #[tokio::test]

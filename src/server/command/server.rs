@@ -106,6 +106,10 @@ async fn backup(call: Call) -> Result<Done, CommandError> {
     if !file.is_absolute() {
         return Err(CommandError::usage(format!("`{}` is not an absolute path", file.display())));
     }
+    if file.exists() {
+        let message = format!("`{}` is there already", file.display());
+        return Err(CommandError::failed(message).hint("name a file that is not there yet"));
+    }
     call.server
         .store
         .backup(file)

@@ -266,6 +266,10 @@ async fn import_row(server: &crate::Server, row: Value) -> Result<(), (Option<St
     }
     let said = |error: AccountError| bad(error.to_string());
     server.account_address(&jid).map_err(said)?;
+    // Hashing is the dear part.
+    if server.account(jid.as_str()).await.map_err(|why| said(why.into()))?.is_some() {
+        return Err(said(AccountError::Exists(jid.as_str().into())));
+    }
     let secret = Secret::new(password.as_bytes().to_vec());
     let keys = server.keys_of(secret).await.map_err(said)?;
     server.add_account(&jid, keys, role).await.map_err(said)?;

@@ -295,11 +295,13 @@ pub struct StorageLimits {
     pub roster_items: usize,
     /// Messages kept for an account that is not there. Beyond it the sender gets an error.
     pub offline_messages: u64,
+    /// Bytes that these messages may take. Beyond it the sender gets an error.
+    pub offline_bytes: u64,
 }
 
 impl Default for StorageLimits {
     fn default() -> Self {
-        Self { roster_items: 2_000, offline_messages: 1_000 }
+        Self { roster_items: 2_000, offline_messages: 1_000, offline_bytes: 16 << 20 }
     }
 }
 
