@@ -250,6 +250,18 @@ pub enum Outcome {
     Lingering,
 }
 
+impl Outcome {
+    /// What became of a session: whether it is settled, and whether it was this request that ended it.
+    #[must_use]
+    pub fn of(settled: bool, ours: bool) -> Self {
+        match (settled, ours) {
+            (true, true) => Self::Ended,
+            (true, false) => Self::AlreadyEnded,
+            (false, _) => Self::Lingering,
+        }
+    }
+}
+
 impl Server {
     /// Ends a session. Nothing is routed to or from it once this returns; its connection closes
     /// after that. True: by this call; false: it was ending already.
@@ -355,16 +367,6 @@ impl Server {
     /// How long a connection may take to be gone.
     fn patience(&self) -> Duration {
         Duration::from_secs(self.config.sessions.close_wait.get().unwrap_or(0) + 2)
-    }
-
-    /// Ends a session and waits for it to be gone.
-    pub async fn end_and_wait(self: &Arc<Self>, session: &Arc<Session>, end: End) -> Outcome {
-        let won = self.end(session, end);
-        match (self.settled(session).await, won) {
-            (true, true) => Outcome::Ended,
-            (true, false) => Outcome::AlreadyEnded,
-            (false, _) => Outcome::Lingering,
-        }
     }
 
     /// The connection's last call: it is closed. Once the messages that were never handed to it are

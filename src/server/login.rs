@@ -33,7 +33,7 @@ use crate::{
     registry::{Bind, Login},
     session::Identity,
     store::StoreError,
-    vault::TokenDenied,
+    vault::{Over, TokenDenied},
 };
 
 /// What is known of an account when somebody begins to prove that it is theirs.
@@ -85,15 +85,9 @@ fn store_failed(error: &StoreError) -> Denied {
 }
 
 /// Told only to those who have the right secret.
-fn over(why: &str, by: &str) -> Denied {
-    let text = match why {
-        "revoked" => "This token was revoked",
-        "expired" => "This token has expired",
-        "inactive" => "This token was not used for too long",
-        "password-changed" => "This token is void since the password was changed",
-        _ => "This token is no longer valid",
-    };
-    Denied { app: Some(end::element(why, by)), ..said(SaslFailure::CredentialsExpired, text) }
+fn over(why: Over, by: &str) -> Denied {
+    let app = Some(end::element(why.as_str(), by));
+    Denied { app, ..said(SaslFailure::CredentialsExpired, why.text()) }
 }
 
 impl Server {
@@ -107,7 +101,7 @@ impl Server {
             return Err(StreamError::new(StreamCondition::SystemShutdown));
         }
         let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
-        let cap = usize::try_from(self.config.limits.per_address).unwrap_or(usize::MAX);
+        let cap = cap(self.config.limits.per_address);
         if !self.registry.add(session.clone(), cap) {
             tracing::info!(event = "address-cap", address = %session.address());
             let text = "Too many connections from your address";
@@ -231,7 +225,7 @@ impl Server {
             role: standing.role,
             since: self.clock.now(),
         };
-        let cap = usize::try_from(self.config.limits.per_account).unwrap_or(usize::MAX);
+        let cap = cap(self.config.limits.per_account);
         match self.registry.login(session, identity, cap) {
             Login::Entered => {}
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
@@ -301,7 +295,7 @@ impl Server {
             Conflict::Rename if pinned.is_some() => Conflict::Refuse,
             policy => policy,
         };
-        let cap = usize::try_from(self.config.limits.per_account).unwrap_or(usize::MAX);
+        let cap = cap(self.config.limits.per_account);
         match self.registry.bind(session, resource, conflict, cap, random::text) {
             Bind::Bound { jid, evicted } => {
                 // The older one is seen off before the newer one hears that it is bound, so that
@@ -320,6 +314,11 @@ impl Server {
             Bind::Impossible => Err(not_allowed()),
         }
     }
+}
+
+/// A cap from the configuration; 0, none, stays 0.
+fn cap(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 impl Standing {

@@ -111,6 +111,43 @@ pub struct Mint {
     pub by: String,
 }
 
+/// Why a token that was good is no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Its time has passed.
+    Expired,
+    /// It was not used for too long.
+    Inactive,
+    /// The account's password was changed after it was minted.
+    PasswordChanged,
+    /// It was revoked.
+    Revoked,
+}
+
+impl Over {
+    /// The name on every face.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Inactive => "inactive",
+            Self::PasswordChanged => "password-changed",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// What its bearer is told.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Expired => "This token has expired",
+            Self::Inactive => "This token was not used for too long",
+            Self::PasswordChanged => "This token is void since the password was changed",
+            Self::Revoked => "This token was revoked",
+        }
+    }
+}
+
 /// Why a token does not open anything. Only [`Unknown`](Self::Unknown) is told to those who have not
 /// shown the right secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +155,7 @@ pub enum TokenDenied {
     /// Its account may not log in.
     Disabled,
     /// It was right once and is over, for this reason.
-    Over(&'static str, &'static str),
+    Over(Over, &'static str),
     /// It is for something else.
     Purpose,
     /// Storage failed: nobody is let in.
@@ -130,16 +167,16 @@ pub enum TokenDenied {
 impl TokenRecord {
     /// Why it is over, if it is.
     #[must_use]
-    pub fn over(&self, account: &Account, now: Millis) -> Option<&'static str> {
+    pub fn over(&self, account: &Account, now: Millis) -> Option<Over> {
         let idle = |seconds| self.last_used.unwrap_or(self.created).plus_seconds(seconds) <= now;
         if self.revoked.is_some() {
-            Some("revoked")
+            Some(Over::Revoked)
         } else if self.generation != account.generation {
-            Some("password-changed")
+            Some(Over::PasswordChanged)
         } else if self.expires.is_some_and(|expires| expires <= now) {
-            Some("expired")
+            Some(Over::Expired)
         } else if self.inactive.is_some_and(idle) {
-            Some("inactive")
+            Some(Over::Inactive)
         } else {
             None
         }

@@ -118,7 +118,8 @@ async fn of_many_who_end_a_session_one_wins_and_all_wait_for_it() {
             let (server, session, won) = (world.server.clone(), session.clone(), won.clone());
             tasks.push(tokio::spawn(async move {
                 let reason = if task % 2 == 0 { Reason::Kicked } else { Reason::Ended };
-                let outcome = server.end_and_wait(&session, End::new(reason)).await;
+                let ours = server.end(&session, End::new(reason));
+                let outcome = Outcome::of(server.settled(&session).await, ours);
                 match outcome {
                     Outcome::Ended => won.fetch_add(1, Ordering::SeqCst),
                     Outcome::AlreadyEnded => 0,
@@ -172,14 +173,19 @@ async fn flood(alice: &mut Remote, to: &str, slow: &Session) -> usize {
     panic!("it never ended");
 }
 
-#[tokio::test]
-async fn who_does_not_read_is_ended_and_what_waited_is_kept() {
-    let world = World::start(|config| {
+/// A server that can be flooded, and that waits for nobody for long.
+async fn impatient() -> World {
+    World::start(|config| {
         config.limits.mailbox_bytes = 1 << 20;
         config.limits.bound.bytes_per_second = 0;
         config.sessions.close_wait = Span::seconds(1);
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_ended_and_what_waited_is_kept() {
+    let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
     let mut alice = world.client("alice").await;
@@ -205,12 +211,7 @@ async fn who_does_not_read_is_ended_and_what_waited_is_kept() {
 
 #[tokio::test]
 async fn what_waited_for_who_does_not_read_goes_to_another_session() {
-    let world = World::start(|config| {
-        config.limits.mailbox_bytes = 1 << 20;
-        config.limits.bound.bytes_per_second = 0;
-        config.sessions.close_wait = Span::seconds(1);
-    })
-    .await;
+    let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
     let mut alice = world.client("alice").await;
@@ -230,12 +231,7 @@ async fn what_waited_for_who_does_not_read_goes_to_another_session() {
 
 #[tokio::test]
 async fn a_message_to_two_sessions_comes_to_each_once_however_the_other_ends() {
-    let world = World::start(|config| {
-        config.limits.mailbox_bytes = 1 << 20;
-        config.limits.bound.bytes_per_second = 0;
-        config.sessions.close_wait = Span::seconds(1);
-    })
-    .await;
+    let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
     let mut alice = world.client("alice").await;

@@ -452,11 +452,7 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     let mut ended = 0;
     let mut lingering = 0;
     for (session, ours) in sessions.iter().zip(ours) {
-        let outcome = match (session.settled(), ours) {
-            (true, true) => Outcome::Ended,
-            (true, false) => Outcome::AlreadyEnded,
-            (false, _) => Outcome::Lingering,
-        };
+        let outcome = Outcome::of(session.settled(), ours);
         ended += usize::from(outcome == Outcome::Ended);
         lingering += usize::from(outcome == Outcome::Lingering);
         let outcome = serde_json::to_value(outcome).unwrap_or_default();

@@ -7,7 +7,7 @@ use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row}
 use crate::{
     account::{Account, Role},
     config::Span,
-    vault::{LOGIN, Mint, TokenRecord},
+    vault::{LOGIN, Mint, Over, TokenRecord},
 };
 
 const JID: Arg =
@@ -181,7 +181,7 @@ fn token_row(call: &Call, account: &Account, record: &TokenRecord) -> Map<String
         "id": record.id.to_string(),
         "jid": record.jid,
         "label": record.label,
-        "state": record.over(account, call.server.clock.now()).unwrap_or("valid"),
+        "state": record.over(account, call.server.clock.now()).map_or("valid", Over::as_str),
         "role": record.role,
         "purpose": record.purpose,
         "resource": record.resource,

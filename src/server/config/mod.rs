@@ -167,23 +167,18 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        // The least that RFC 6120 section 13.12 allows, and more than anybody needs to log in.
+        let negotiating = Phase {
+            stanza_bytes: 10_000,
+            elements: 100,
+            depth: 10,
+            attributes: 20,
+            bytes_per_second: 16_384,
+            time: Span::seconds(60),
+        };
         Self {
-            unauthed: Phase {
-                stanza_bytes: 10_000,
-                elements: 100,
-                depth: 10,
-                attributes: 20,
-                bytes_per_second: 16_384,
-                time: Span::seconds(60),
-            },
-            unbound: Phase {
-                stanza_bytes: 10_000,
-                elements: 100,
-                depth: 10,
-                attributes: 20,
-                bytes_per_second: 16_384,
-                time: Span::seconds(60),
-            },
+            unauthed: negotiating,
+            unbound: negotiating,
             bound: Phase {
                 stanza_bytes: 262_144,
                 elements: 10_000,
