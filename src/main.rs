@@ -87,6 +87,7 @@ async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
     let certificate = Arc::new(Tls::new(identity(config)?)?);
     let listeners = listen(config)?;
     let server = Server::new(config.clone(), Clock::system(), store.clone(), keys, plugins::ALL)?;
+    server.upgrade().await.context("taking over what an earlier release left")?;
     let socket = Socket::bind(&admin::socket::path(config))?;
     let (drained, told) = tokio::sync::oneshot::channel::<()>();
 

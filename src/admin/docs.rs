@@ -62,7 +62,9 @@ fn value(arg: &Arg) -> String {
         ValueKind::Choice(words) => {
             words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
         }
+        ValueKind::Client => "a client id".into(),
         ValueKind::CsvFile => "a file, or `-` for standard input".into(),
+        ValueKind::Grant => "a grant id".into(),
         ValueKind::Jid => "a JID".into(),
         ValueKind::JidPattern => "a JID with `*` for anything".into(),
         ValueKind::Number => "a whole number".into(),

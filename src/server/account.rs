@@ -4,23 +4,18 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    thread,
-};
+use std::{fmt, sync::Arc, thread};
 use tokio::sync::Semaphore;
 use wire::{Hash, Jid, ScramKeys, Secret};
 
 use crate::{
     Server,
     clock::Millis,
-    end::{Actor, End, Level, Reason},
-    hooks::AccountDeleted,
+    epoch::Epoch,
     id::AccountId,
+    policy::Policy,
     random,
     store::{Batch, Range, SERVER, StoreError, Table},
-    vault,
 };
 
 /// Accounts by bare JID.
@@ -76,6 +71,18 @@ pub struct Account {
     pub created: Millis,
     /// Grows with each change of the password; credentials of an earlier generation are void.
     pub generation: u64,
+    /// Raised to end everything from before; see [`crate::epoch`].
+    #[serde(default, skip_serializing_if = "Epoch::is_first")]
+    pub epoch: Epoch,
+    /// What its sessions and clients may, where it differs from its groups and its host.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
+    /// Groups in the configuration whose policies count for it, the most important one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Nobody gets in before then: its sessions were ended with `--hold-off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Millis>,
     /// Keys for SCRAM-SHA-1.
     sha1: StoredKeys,
     /// Keys for SCRAM-SHA-256.
@@ -147,17 +154,6 @@ pub enum AccountError {
     Unsuitable(String, &'static str),
 }
 
-/// A change of an account, and who has to go because of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// May not log in any more; all its sessions end.
-    Disabled,
-    /// May log in again.
-    Enabled,
-    /// Has another role; its sessions end, because what they may do was decided at login.
-    Role(Role),
-}
-
 impl Account {
     /// Its keys for one hash; none if the row is damaged.
     #[must_use]
@@ -168,13 +164,19 @@ impl Account {
         }
     }
 
-    fn decode(row: &Bytes) -> Result<Self, StoreError> {
+    pub(crate) fn decode(row: &Bytes) -> Result<Self, StoreError> {
         serde_json::from_slice(row)
             .map_err(|why| StoreError::Corrupt { table: ACCOUNTS.name, why: why.to_string() })
     }
 
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// Takes on the keys of another password.
+    pub(crate) fn set_keys(&mut self, keys: &Keys) {
+        self.sha1 = keys.sha1.clone();
+        self.sha256 = keys.sha256.clone();
     }
 }
 
@@ -284,6 +286,10 @@ impl Server {
             disabled: false,
             created: now,
             generation: 1,
+            epoch: Epoch::default(),
+            policy: Policy::default(),
+            groups: Vec::new(),
+            hold: None,
             sha1: keys.sha1,
             sha256: keys.sha256,
         };
@@ -299,127 +305,6 @@ impl Server {
             Err(StoreError::Conflict) => Err(AccountError::Exists(jid.as_str().into())),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Sets another password. All sessions of the account end, and its tokens are void.
-    ///
-    /// # Errors
-    /// [`AccountError`].
-    pub async fn set_password(
-        self: &Arc<Self>,
-        jid: &Jid,
-        keys: Keys,
-        actor: Actor,
-    ) -> Result<usize, AccountError> {
-        self.change_account(jid, move |account| {
-            account.sha1 = keys.sha1.clone();
-            account.sha256 = keys.sha256.clone();
-            account.generation += 1;
-        })
-        .await?;
-        Ok(self.end_account(jid, Reason::PasswordChanged, actor).await)
-    }
-
-    /// Changes what an account may do. Gives the number of sessions that ended because of it.
-    ///
-    /// # Errors
-    /// [`AccountError`].
-    pub async fn set_standing(
-        self: &Arc<Self>,
-        jid: &Jid,
-        standing: Standing,
-        actor: Actor,
-    ) -> Result<usize, AccountError> {
-        let mut changed = false;
-        self.change_account(jid, |account| {
-            let before = (account.disabled, account.role);
-            match standing {
-                Standing::Disabled => account.disabled = true,
-                Standing::Enabled => account.disabled = false,
-                Standing::Role(role) => account.role = role,
-            }
-            changed = before != (account.disabled, account.role);
-        })
-        .await?;
-        let reason = match standing {
-            Standing::Enabled => return Ok(0),
-            Standing::Role(_) if !changed => return Ok(0),
-            Standing::Role(_) => Reason::RoleChanged,
-            Standing::Disabled => Reason::AccountDisabled,
-        };
-        Ok(self.end_account(jid, reason, actor).await)
-    }
-
-    /// Deletes an account with all that it has, and ends its sessions. A later account of the same
-    /// name inherits nothing.
-    ///
-    /// # Errors
-    /// [`AccountError`].
-    pub async fn delete_account(
-        self: &Arc<Self>,
-        jid: &Jid,
-        actor: Actor,
-    ) -> Result<usize, AccountError> {
-        let unknown = || AccountError::Unknown(jid.as_str().into());
-        let account = self.account(jid.as_str()).await?.ok_or_else(unknown)?;
-        // Nobody gets in from here on, so that nothing is written behind the deletion's back.
-        self.change_account(jid, |account| account.disabled = true).await?;
-        let ended = self.end_account(jid, Reason::AccountDeleted, actor).await;
-
-        let cx = AccountDeleted { server: self.clone(), account: account.id, jid: jid.clone() };
-        if let Some(told) = self.hooks.account_deleted.tell(&cx) {
-            told.await;
-        }
-        let mut batch = Batch::new().delete(&ACCOUNTS, SERVER, jid.as_str().as_bytes().to_vec());
-        for token in self.store.rows(&vault::TOKENS, account.id.0, Range::all()).await? {
-            batch = batch.delete(&vault::TOKEN_OWNERS, SERVER, token.key);
-        }
-        for table in &self.registrations.tables {
-            batch = batch.delete_owner(table, account.id.0);
-        }
-        self.store.commit(batch).await?;
-        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        Ok(ended)
-    }
-
-    /// Reads, changes and writes an account until nobody came in between, then tells logins that are
-    /// under way to look again.
-    async fn change_account(
-        &self,
-        jid: &Jid,
-        mut change: impl FnMut(&mut Account),
-    ) -> Result<(), AccountError> {
-        let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
-        loop {
-            let row = self.store.get(&ACCOUNTS, SERVER, &key).await?;
-            let row = row.ok_or_else(|| AccountError::Unknown(jid.as_str().into()))?;
-            let mut account = Account::decode(&row)?;
-            change(&mut account);
-            let batch = Batch::new().expect(&ACCOUNTS, SERVER, key.clone(), Some(row)).put(
-                &ACCOUNTS,
-                SERVER,
-                key.clone(),
-                account.encode(),
-            );
-            match self.store.commit(batch).await {
-                Ok(()) => break,
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Ends all sessions of an account and waits for them.
-    async fn end_account(self: &Arc<Self>, jid: &Jid, reason: Reason, actor: Actor) -> usize {
-        let sessions = self.registry.of(jid.as_str());
-        let end = End { level: Level::Revoke, actor, ..End::new(reason) };
-        for session in &sessions {
-            self.end(session, end.clone());
-        }
-        self.all_settled(&sessions).await;
-        sessions.len()
     }
 }
 
@@ -444,6 +329,10 @@ mod tests {
             disabled: false,
             created: Millis(0),
             generation: 1,
+            epoch: Epoch::default(),
+            policy: Policy::default(),
+            groups: Vec::new(),
+            hold: None,
             sha1: keys.clone(),
             sha256: keys,
         };

@@ -92,12 +92,20 @@ reasons! {
     AccountDisabled "account-disabled" NotAuthorized "This account has been disabled";
     /// Not logged in in time.
     AuthTimeout "auth-timeout" ConnectionTimeout "Login took too long";
+    /// Its client is blocked.
+    Blocked "blocked" NotAuthorized "This client is blocked";
     /// Not bound in time.
     BindTimeout "bind-timeout" ConnectionTimeout "No resource was bound in time";
     /// The client closed its stream.
     Closed "closed" UndefinedCondition "The stream was closed";
+    /// A newer session took its place, because the account has as many as it may.
+    Displaced "displaced" Conflict "A newer session has taken the place of this one";
     /// An admin or the owner ended it; the same credential may come back.
     Ended "ended" PolicyViolation "This session was ended by an administrator";
+    /// All sessions from before were ended at once.
+    Epoch "epoch" Reset "All sessions were ended; log in again";
+    /// Its client was ended a moment ago and may not come back yet.
+    HeldOff "held-off" NotAuthorized "This client may not come back yet; try again later";
     /// It sent no stanza for too long.
     Idle "idle" Reset "This session was inactive for too long; log in again";
     /// An admin closed the stream; the client may come back at once.
@@ -137,6 +145,8 @@ impl Serialize for Reason {
 pub enum Actor {
     /// An administrator, by the name that the audit knows.
     Admin(Arc<str>),
+    /// The owner of the account, by its address.
+    Owner(Arc<str>),
     /// The peer itself, or its network.
     Peer,
     /// The server, by its rules.
@@ -149,8 +159,18 @@ impl Actor {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Admin(_) => "admin",
+            Self::Owner(_) => "owner",
             Self::Peer => "peer",
             Self::Server => "server",
+        }
+    }
+
+    /// As the audit knows them.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Admin(name) | Self::Owner(name) => name,
+            other => other.kind(),
         }
     }
 }
@@ -158,7 +178,9 @@ impl Actor {
 impl Serialize for Actor {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Admin(name) => serializer.collect_str(&format_args!("admin:{name}")),
+            Self::Admin(name) | Self::Owner(name) => {
+                serializer.collect_str(&format_args!("{}:{name}", self.kind()))
+            }
             other => serializer.serialize_str(other.kind()),
         }
     }
@@ -383,6 +405,7 @@ impl Server {
             }
             (std::mem::take(&mut ending.waiters), ending.record.clone())
         };
+        self.note_leaving(session);
         self.events.publish(session, Change::Ended(record.clone()));
         if let Some(record) = record {
             tracing::info!(

@@ -76,6 +76,60 @@ impl FromStr for SessionId {
     }
 }
 
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident $prefix:literal $bad:ident $what:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// A new, unpredictable id.
+            #[must_use]
+            pub fn random() -> Self {
+                Self(u64::from_be_bytes(random::bytes()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&wire::token::show_id($prefix, self.0))
+            }
+        }
+
+        #[doc = concat!("Text that is not the id of a ", $what, ".")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+        #[error("not the id of a {}: expected `{}-` and 13 digits or letters", $what, $prefix)]
+        pub struct $bad;
+
+        impl FromStr for $name {
+            type Err = $bad;
+
+            fn from_str(text: &str) -> Result<Self, $bad> {
+                wire::token::read_id($prefix, text).map(Self).ok_or($bad)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// The public handle of a client.
+    ClientId 'c' BadClientId "client";
+    /// The public handle of a grant.
+    GrantId 'g' BadGrantId "grant";
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -90,6 +144,14 @@ mod tests {
         for bad in ["", "abc", "0189", &"a".repeat(27), &"!".repeat(26)] {
             assert_eq!(bad.parse::<SessionId>(), Err(BadSessionId), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_client_id_is_no_grant_id() {
+        let id = ClientId::random();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string().parse::<GrantId>().is_err());
+        assert!(id.to_string().to_uppercase().parse::<ClientId>().is_err());
     }
 
     #[test]

@@ -14,10 +14,13 @@
 
 pub mod account;
 pub mod audit;
+pub mod change;
+pub mod client;
 pub mod clock;
 pub mod command;
 pub mod config;
 pub mod end;
+pub mod epoch;
 pub mod events;
 pub mod hooks;
 pub mod id;
@@ -26,12 +29,14 @@ pub mod keyring;
 pub mod login;
 pub mod mailbox;
 pub mod plugin;
+pub mod policy;
 pub mod random;
 pub mod registry;
 mod router;
 pub mod session;
 pub mod store;
 mod sweeper;
+mod upgrade;
 pub mod vault;
 
 use std::{
@@ -87,6 +92,8 @@ pub struct Server {
     pub(crate) account_ids: id::AccountIds,
     pub(crate) last_stamp: AtomicU64,
     pub(crate) hashing: account::Hashing,
+    pub(crate) epochs: epoch::Epochs,
+    pub(crate) shared_policies: parking_lot::Mutex<Vec<Arc<policy::Effective>>>,
     pub(crate) stopping: AtomicBool,
     /// Plugins' own state about this server.
     slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
@@ -111,8 +118,16 @@ pub enum SetupError {
 }
 
 /// The core's own tables.
-const TABLES: &[&Table] =
-    &[&account::ACCOUNTS, &audit::AUDIT, &audit::AUDIT_HEAD, &vault::TOKENS, &vault::TOKEN_OWNERS];
+const TABLES: &[&Table] = &[
+    &account::ACCOUNTS,
+    &audit::AUDIT,
+    &audit::AUDIT_HEAD,
+    &client::book::CLIENTS,
+    &client::book::CLIENT_COUNTS,
+    &client::book::CLIENT_KEYS,
+    &client::book::HANDLES,
+    &epoch::EPOCHS,
+];
 
 impl Server {
     /// Puts a server together.
@@ -167,6 +182,8 @@ impl Server {
             account_ids: id::AccountIds::default(),
             last_stamp: AtomicU64::new(0),
             hashing: account::Hashing::default(),
+            epochs: epoch::Epochs::default(),
+            shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
             slots: parking_lot::Mutex::default(),
             stop: tokio::sync::Notify::new(),

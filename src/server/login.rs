@@ -8,32 +8,36 @@
 //! comes first, nobody is left with a session that a change has outlawed.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use wire::{
     Condition, Denied, Hash, Jid, Mechanism, SaslFailure, ScramKeys, Secret, StanzaError,
-    StreamCondition, StreamError, Token, TokenId,
+    StreamCondition, StreamError, Token,
 };
 
 use crate::{
     Server, Session,
     account::{Account, Role},
+    client::{self, Check, Client, Key, Owner, Refused, Tombstone},
     clock::Millis,
     config::Conflict,
     end::{self, End, Reason},
+    epoch::Stamp,
     events::Change,
     hooks::{Flow, Moment},
-    id::{AccountId, SessionId},
+    id::SessionId,
+    policy::NewClients,
     random,
-    registry::{Bind, Login},
-    session::Identity,
+    registry::{Bind, Login, Room},
+    session::{Identity, Live},
     store::StoreError,
-    vault::{Over, TokenDenied},
+    vault::{Found, TokenDenied},
 };
 
 /// What is known of an account when somebody begins to prove that it is theirs.
@@ -53,22 +57,14 @@ impl Candidate {
     }
 }
 
+/// An account as it was read, and what else counts for it.
 #[derive(Clone, Debug)]
 struct Standing {
-    account: AccountId,
-    generation: u64,
-    role: Role,
-    disabled: bool,
-    token: Option<Pinned>,
-}
-
-/// What a token says about the session that it opens.
-#[derive(Clone, Debug)]
-struct Pinned {
-    id: TokenId,
-    resource: Option<String>,
-    expires: Option<Millis>,
-    inactive: Option<u64>,
+    account: Account,
+    /// The epochs that a session noted from now on is from: its token's, or those in force.
+    stamp: Stamp,
+    /// The token that was shown, with what it hangs on.
+    found: Option<Found>,
 }
 
 fn said(failure: SaslFailure, text: &str) -> Denied {
@@ -85,9 +81,20 @@ fn store_failed(error: &StoreError) -> Denied {
 }
 
 /// Told only to those who have the right secret.
-fn over(why: Over, by: &str) -> Denied {
-    let app = Some(end::element(why.as_str(), by));
-    Denied { app, ..said(SaslFailure::CredentialsExpired, why.text()) }
+fn over(tombstone: &Tombstone) -> Denied {
+    let app = Some(end::element(tombstone.why.as_str(), tombstone.kind.as_str()));
+    let text = tombstone.text.as_deref().unwrap_or(tombstone.why.text());
+    Denied { app, ..said(SaslFailure::CredentialsExpired, text) }
+}
+
+/// Told only to those who have proved who they are.
+fn refused(refused: Refused) -> Denied {
+    let (failure, reason) = match refused {
+        Refused::Blocked(_) => (SaslFailure::NotAuthorized, Reason::Blocked),
+        Refused::Held(_) => (SaslFailure::TemporaryAuthFailure, Reason::HeldOff),
+    };
+    let app = Some(end::element(reason.as_str(), "admin"));
+    Denied { app, ..said(failure, &refused.to_string()) }
 }
 
 impl Server {
@@ -131,7 +138,14 @@ impl Server {
             self.config.auth.scram_iterations,
         );
         let keys = account.as_ref().and_then(|account| account.keys(hash)).unwrap_or(decoy);
-        let standing = account.map(|account| Standing::of(&account));
+        let standing = match account {
+            None => None,
+            Some(account) => {
+                let epochs = self.epochs_of(&account).await;
+                let stamp = epochs.map_err(|error| store_failed(&error))?.stamp();
+                Some(Standing { account, stamp, found: None })
+            }
+        };
         Ok((keys, Candidate { epoch, jid: user.clone(), standing }))
     }
 
@@ -139,7 +153,11 @@ impl Server {
     ///
     /// # Errors
     /// [`Denied`]; the same for a wrong password and an unknown account.
-    pub async fn check_password(&self, user: &Jid, password: Secret) -> Result<Candidate, Denied> {
+    pub async fn check_password(
+        self: &Arc<Self>,
+        user: &Jid,
+        password: Secret,
+    ) -> Result<Candidate, Denied> {
         if password.expose().starts_with(b"secret-token:") {
             return self.check_token(Some(user), password).await;
         }
@@ -160,7 +178,7 @@ impl Server {
     /// # Errors
     /// [`Denied`]; the reason only for those who have the right secret.
     pub async fn check_token(
-        &self,
+        self: &Arc<Self>,
         user: Option<&Jid>,
         token: Secret,
     ) -> Result<Candidate, Denied> {
@@ -172,23 +190,16 @@ impl Server {
         if user.is_some_and(|user| *user != token.owner) || !self.is_local(token.owner.domain()) {
             return Err(unknown());
         }
-        let (record, account) = self.verify_token(&token).await.map_err(|why| match why {
+        let (found, account, _) = self.verify_token(&token).await.map_err(|why| match why {
             TokenDenied::Unknown => unknown(),
             TokenDenied::Disabled => disabled(),
-            TokenDenied::Over(why, by) => over(why, by),
+            TokenDenied::Over(tombstone) => over(&tombstone),
             TokenDenied::Purpose => {
                 said(SaslFailure::NotAuthorized, "This token is not for logging in")
             }
             TokenDenied::Store(error) => store_failed(&error),
         })?;
-        let mut standing = Standing::of(&account);
-        standing.role = standing.role.min(record.role);
-        standing.token = Some(Pinned {
-            id: record.id,
-            resource: record.resource,
-            expires: record.expires,
-            inactive: record.inactive,
-        });
+        let standing = Standing { account, stamp: found.grant.stamp, found: Some(found) };
         Ok(Candidate { epoch, jid: token.owner, standing: Some(standing) })
     }
 
@@ -205,27 +216,21 @@ impl Server {
     ) -> Result<Jid, Denied> {
         let Candidate { epoch, jid, standing } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
-        if standing.disabled {
+        let now = self.clock.now();
+        if standing.account.disabled {
             return Err(disabled());
+        }
+        if let Some(until) = standing.account.hold.filter(|until| now < *until) {
+            return Err(refused(Refused::Held(until)));
         }
         if self.stopping() {
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
-        let pinned = standing.token.clone();
-        let identity = Identity {
-            account: standing.account,
-            jid: jid.clone(),
-            mechanism,
-            binding,
-            token: pinned.as_ref().map(|token| token.id),
-            expires: pinned.as_ref().and_then(|token| token.expires),
-            inactive: pinned.as_ref().and_then(|token| token.inactive),
-            use_noted: AtomicU64::new(self.clock.now().0),
-            resource: pinned.and_then(|token| token.resource),
-            role: standing.role,
-            since: self.clock.now(),
-        };
+        if let Some(found) = &standing.found {
+            self.may_come(session, &found.client)?;
+        }
         let cap = cap(self.config.limits.per_account);
+        let identity = self.identity(&jid, &standing, mechanism, binding, now);
         match self.registry.login(session, identity, cap) {
             Login::Entered => {}
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
@@ -240,7 +245,10 @@ impl Server {
             self.end(session, End::new(Reason::PasswordChanged));
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
-        session.touch(self.clock.now());
+        if let Some(found) = &standing.found {
+            self.note_use(found, Some((session.address(), mechanism)));
+        }
+        session.touch(now);
         self.events.publish(session, Change::LoggedIn);
         tracing::info!(
             event = "logged-in",
@@ -252,19 +260,84 @@ impl Server {
         Ok(jid)
     }
 
+    /// Whether a client may come at all, and from where this session does.
+    fn may_come(&self, session: &Session, client: &Client) -> Result<(), Denied> {
+        if let Some(why) = client.refused(self.clock.now()) {
+            return Err(refused(why));
+        }
+        let address = session.address();
+        if client.bound_to.is_some_and(|network| !network.contains(&address)) {
+            tracing::warn!(
+                event = "client-elsewhere",
+                session = %session.id,
+                jid = client.jid,
+                client = %client.id,
+                %address,
+            );
+            return Err(SaslFailure::NotAuthorized.into());
+        }
+        Ok(())
+    }
+
+    fn identity(
+        &self,
+        jid: &Jid,
+        standing: &Standing,
+        mechanism: Mechanism,
+        binding: Option<&'static str>,
+        now: Millis,
+    ) -> Identity {
+        let Standing { account, stamp, found } = standing;
+        let policy = self.shared_policy(account);
+        let most =
+            found.as_ref().map_or(Role::Admin, |found| found.token.role.min(found.grant.role));
+        let expires = found.as_ref().and_then(|f| f.client.expiry(f.token.id, &policy));
+        let client = OnceLock::new();
+        if let Some(found) = found {
+            let _ = client.set(found.client.handle());
+        }
+        Identity {
+            account: account.id,
+            jid: jid.clone(),
+            mechanism,
+            binding,
+            client,
+            grant: found.as_ref().map(|found| found.grant.id),
+            token: found.as_ref().map(|found| found.token.id),
+            generation: account.generation,
+            stamp: *stamp,
+            live: Mutex::new(Live { policy, most, role: account.role.min(most), expires }),
+            inactive: found.as_ref().and_then(|found| found.token.inactive),
+            use_noted: AtomicU64::new(now.0),
+            resource: found.as_ref().and_then(|found| found.token.resource.clone()),
+            since: now,
+        }
+    }
+
     /// Whether an account, and the token in use, are still as they were when they were read. Fails
     /// closed.
     async fn still_stands(&self, jid: &Jid, standing: &Standing) -> bool {
         let Ok(Some(account)) = self.account(jid.as_str()).await else { return false };
-        let same = account.id == standing.account
-            && account.generation == standing.generation
+        let before = &standing.account;
+        let same = account.id == before.id
+            && account.generation == before.generation
             && !account.disabled
-            && account.role >= standing.role;
-        let Some(token) = standing.token.as_ref().filter(|_| same) else { return same };
-        let record = self.token(token.id).await;
-        record.is_ok_and(|record| {
-            record.is_some_and(|record| record.over(&account, self.clock.now()).is_none())
-        })
+            && account.hold == before.hold
+            && account.role >= before.role;
+        let Ok(epochs) = self.epochs_of(&account).await else { return false };
+        if !same || !epochs.accepts(standing.stamp) {
+            return false;
+        }
+        let Some(found) = &standing.found else { return true };
+        let policy = self.policy_of(&account);
+        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+        let Ok(Some(client)) = self.client(account.id, found.client.sid).await else {
+            return false;
+        };
+        client.refused(check.now).is_none()
+            && client.token(found.token.id).is_some_and(|(grant, token)| {
+                client.token_over(grant, token, &account, &check).is_none()
+            })
     }
 
     /// Gives a session its full JID.
@@ -284,24 +357,52 @@ impl Server {
             let text = format!("This resource cannot be used: {why}");
             return Err(StanzaError::new(Condition::BadRequest).with_text(text));
         }
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        let pinned = identity.resource.as_deref();
+        let resource = pinned.or(resource);
+        // Who it is a visit of, if it was here before and brings no token that says so.
+        let mut known = None;
+        if let Some(resource) = resource.filter(|_| identity.client().is_none()) {
+            let prepared = identity.jid.with_resource(resource).map_err(|_| not_allowed())?;
+            let resource = prepared.resource().unwrap_or(resource);
+            let found = self.client_of_resource(identity.account, resource).await;
+            known = found.map_err(|error| bind_failed(&error))?;
+            if let Some(client) = &known
+                && let Err(denied) = self.may_come(session, client)
+            {
+                let reason = match denied.failure {
+                    SaslFailure::TemporaryAuthFailure => Reason::HeldOff,
+                    _ => Reason::Blocked,
+                };
+                self.end(session, End { text: denied.text, ..End::new(reason) });
+                return Err(not_allowed());
+            }
+        }
         let moment = Moment { server: self.clone(), session: session.clone() };
         if let Flow::Reject(error) = self.hooks.binding.run(&moment).decided().await {
             return Err(error);
         }
-        let pinned = identity.resource.as_deref();
-        let resource = pinned.or(resource);
         let conflict = match self.config.sessions.conflict {
             // A token that pins a resource opens no other.
             Conflict::Rename if pinned.is_some() => Conflict::Refuse,
             policy => policy,
         };
-        let cap = cap(self.config.limits.per_account);
-        match self.registry.bind(session, resource, conflict, cap, random::text) {
+        let policy = identity.policy();
+        let room = Room {
+            cap: cap(self.config.limits.per_account),
+            max: cap(policy.max_sessions),
+            at_limit: policy.at_limit,
+        };
+        match self.registry.bind(session, resource, conflict, room, random::text) {
             Bind::Bound { jid, evicted } => {
-                // The older one is seen off before the newer one hears that it is bound, so that
-                // contacts see it leave before they can see the newer one come.
-                if let Some(evicted) = evicted {
-                    self.see_off(&evicted, End::new(Reason::Replaced));
+                // The older ones are seen off before the newer one hears that it is bound, so that
+                // contacts see them leave before they can see the newer one come.
+                for (evicted, reason) in evicted {
+                    self.see_off(&evicted, End::new(reason));
+                }
+                if let Err(error) = self.enrol(session, identity, known, &jid, epoch).await {
+                    self.end(session, End::new(Reason::Internal));
+                    return Err(bind_failed(&error));
                 }
                 self.events.publish(session, Change::Bound);
                 tracing::info!(event = "bound", session = %session.id, jid = jid.as_str());
@@ -314,21 +415,153 @@ impl Server {
             Bind::Impossible => Err(not_allowed()),
         }
     }
+
+    /// Notes whose visit a bound session is; a client that was never seen before is made. Looks again
+    /// if something has changed since `epoch`, so that nobody who was ended meanwhile stays.
+    async fn enrol(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        identity: &Identity,
+        known: Option<Client>,
+        jid: &Jid,
+        epoch: u64,
+    ) -> Result<(), StoreError> {
+        let resource = jid.resource().unwrap_or_default();
+        if identity.client().is_none() {
+            // A renamed one is not who it wanted to be.
+            let fits = |client: &Client| {
+                client.over.is_none() && client.key == Key::Resource(resource.into())
+            };
+            let (now, address) = (self.clock.now(), session.address());
+            let from = Some((address, identity.mechanism));
+            let client = match known.filter(fits) {
+                Some(client) => {
+                    self.note_visit(&client, now, from);
+                    client
+                }
+                None => self.new_client(identity, resource, now, from).await?,
+            };
+            if client.unconfirmed {
+                let mut live = identity.live.lock();
+                live.most = live.most.min(Role::User);
+                live.role = live.role.min(live.most);
+            }
+            let _ = identity.client.set(client.handle());
+        }
+        if self.accounts_epoch.load(Ordering::SeqCst) != epoch
+            && let Some(client) = identity.client()
+        {
+            let now = self.clock.now();
+            let client = self.client(identity.account, client.sid).await?;
+            let stays = client.is_some_and(|c| c.over.is_none() && c.refused(now).is_none());
+            if !stays {
+                self.end(session, End::new(Reason::Revoked));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes that a client is here, if what is stored is old enough or says something else.
+    fn note_visit(&self, client: &Client, now: Millis, from: Option<(IpAddr, Mechanism)>) {
+        let granule = self.config.clients.last_use.get().unwrap_or(0);
+        let fresh = client.seen.is_some_and(|seen| now.seconds_since(seen) < granule);
+        let moved = from.is_some_and(|(address, mechanism)| {
+            client.address != Some(address) || !client.mechanisms.contains_key(mechanism.as_str())
+        });
+        if fresh && !moved {
+            return;
+        }
+        let clients = self.config.clients.clone();
+        self.note_client(client.account, client.sid, move |client| {
+            client.was_seen(now, from, &clients);
+            true
+        });
+    }
+
+    async fn new_client(
+        self: &Arc<Self>,
+        identity: &Identity,
+        resource: &str,
+        now: Millis,
+        from: Option<(IpAddr, Mechanism)>,
+    ) -> Result<Client, StoreError> {
+        let whose = Owner {
+            account: identity.account,
+            jid: identity.jid.as_str(),
+            generation: identity.generation,
+            stamp: identity.stamp,
+        };
+        // The first one needs nobody to confirm it; afterwards there is somebody.
+        let confirm = identity.policy().new_clients == NewClients::Confirm;
+        let unconfirmed = confirm && {
+            let others = self.clients_of(identity.account, None, 0).await?;
+            others.iter().any(|client| client.over.is_none() && !client.unconfirmed)
+        };
+        let make = |sid| {
+            let key = Key::Resource(resource.to_owned());
+            let mut client = Client::new(&whose, sid, key, now, "login");
+            client.was_seen(now, from, &self.config.clients);
+            client.unconfirmed = unconfirmed;
+            client
+        };
+        let client = self.add_client(identity.account, make).await?;
+        tracing::info!(
+            event = "new-client",
+            jid = client.jid,
+            client = %client.id,
+            sid = client.sid,
+            unconfirmed,
+        );
+        // Whoever comes pays for the room: old tombstones and forgotten clients go now and then.
+        if client.sid.is_multiple_of(16) {
+            let (server, account) = (self.clone(), identity.account);
+            let here: Vec<u64> = self
+                .registry
+                .of(identity.jid.as_str())
+                .iter()
+                .filter_map(|session| Some(session.identity()?.client()?.sid))
+                .chain([client.sid])
+                .collect();
+            self.spawn(async move {
+                if let Err(error) = server.tidy_clients(account, &here).await {
+                    tracing::warn!(event = "clients-not-tidied", %error);
+                }
+            });
+        }
+        Ok(client)
+    }
+
+    /// What is known of a session's client once it is over: when it was last there, and what it said
+    /// it is.
+    pub(crate) fn note_leaving(&self, session: &Session) {
+        let Some((identity, client)) = session.identity().and_then(|me| Some((me, me.client()?)))
+        else {
+            return;
+        };
+        let (seen, software) = (session.last_activity(), session.software());
+        let granule = self.config.clients.last_use.get().unwrap_or(0);
+        let clients = self.config.clients.clone();
+        self.note_client(identity.account, client.sid, move |client| {
+            let fresh = client.seen.is_some_and(|last| seen.seconds_since(last) < granule);
+            let told = software.as_deref().filter(|told| client.software.as_deref() != Some(told));
+            if let Some(told) = told {
+                client.software = Some(told.chars().take(client::TEXT).collect());
+            }
+            if !fresh {
+                client.was_seen(seen, None, &clients);
+            }
+            told.is_some() || !fresh
+        });
+    }
+}
+
+fn bind_failed(error: &StoreError) -> StanzaError {
+    tracing::error!(event = "bind-storage-failed", %error);
+    StanzaError::new(Condition::InternalServerError)
+        .with_text("The server cannot bind a resource now; try again")
 }
 
 /// A cap from the configuration; 0, none, stays 0.
 fn cap(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
-}
-
-impl Standing {
-    fn of(account: &Account) -> Self {
-        Self {
-            account: account.id,
-            generation: account.generation,
-            role: account.role,
-            disabled: account.disabled,
-            token: None,
-        }
-    }
 }

@@ -22,7 +22,9 @@ use wire::{Jid, TokenId};
 
 use crate::{
     config::Conflict,
+    end::Reason,
     id::SessionId,
+    policy::AtLimit,
     session::{Flags, Identity, Presence, Session, Stage},
 };
 
@@ -52,9 +54,9 @@ pub enum Bind {
     Bound {
         /// The full JID.
         jid: Jid,
-        /// The older session that had to make way. It is out of the indexes and marked as ending: the
-        /// caller sees it off.
-        evicted: Option<Arc<Session>>,
+        /// The sessions that had to make way, and why. They are out of the indexes and marked as
+        /// ending: the caller sees them off.
+        evicted: SmallVec<[(Arc<Session>, Reason); 1]>,
     },
     /// The account has as many bound sessions as it may.
     TooMany,
@@ -62,6 +64,17 @@ pub enum Bind {
     Taken,
     /// The session has ended, or is not logged in, or is bound already.
     Impossible,
+}
+
+/// How many bound sessions an account may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// By the configuration's cap; 0: no bound. Beyond it, the newer one is refused.
+    pub(crate) cap: usize,
+    /// By the account's policy; 0: no bound.
+    pub(crate) max: usize,
+    /// What happens beyond that.
+    pub(crate) at_limit: AtLimit,
 }
 
 /// Sums by stage, from counters.
@@ -162,13 +175,13 @@ impl Registry {
     }
 
     /// Gives a session its full JID, atomically with whatever has to make way, unless its account has
-    /// `cap` others that stay (0: no cap).
+    /// as many others that stay as it may.
     pub(crate) fn bind(
         &self,
         session: &Arc<Session>,
         resource: Option<&str>,
         policy: Conflict,
-        cap: usize,
+        room: Room,
         generate: impl Fn() -> String,
     ) -> Bind {
         let Some(identity) = session.identity() else { return Bind::Impossible };
@@ -187,7 +200,7 @@ impl Registry {
                 Err(_) => return Bind::Impossible,
             },
         };
-        let mut evicted = None;
+        let mut leaving: SmallVec<[(Arc<Session>, Reason); 1]> = SmallVec::new();
         if let Some(index) = taken(few, &jid) {
             match policy {
                 Conflict::Refuse => return Bind::Taken,
@@ -195,11 +208,25 @@ impl Registry {
                     Ok(renamed) => jid = renamed,
                     Err(_) => return Bind::Impossible,
                 },
-                Conflict::Replace => evicted = Some(index),
+                Conflict::Replace => leaving.push((few[index].clone(), Reason::Replaced)),
             }
         }
-        let others = few.iter().filter(|s| s.full().is_some() && s.alive()).count();
-        if cap > 0 && others - usize::from(evicted.is_some()) >= cap {
+        let mut staying: Few =
+            few.iter().filter(|s| s.full().is_some() && s.alive()).cloned().collect();
+        staying.retain(|other| !leaving.iter().any(|(old, _)| Arc::ptr_eq(old, other)));
+        while room.max > 0 && staying.len() >= room.max {
+            let next = match room.at_limit {
+                AtLimit::Refuse => None,
+                AtLimit::DisplaceOldest => staying.iter().min_by_key(|s| s.created).cloned(),
+                AtLimit::DisplaceIdlest => {
+                    staying.iter().min_by_key(|s| s.last_activity()).cloned()
+                }
+            };
+            let Some(next) = next else { return Bind::TooMany };
+            staying.retain(|other| !Arc::ptr_eq(other, &next));
+            leaving.push((next, Reason::Displaced));
+        }
+        if room.cap > 0 && staying.len() >= room.cap {
             return Bind::TooMany;
         }
         let mut bound = false;
@@ -215,10 +242,16 @@ impl Registry {
         if !bound {
             return Bind::Impossible;
         }
-        // If somebody else ends it at this moment, it is theirs to see off.
-        let evicted = evicted.map(|index| few.remove(index)).filter(|old| self.set_ending(old));
+        // If somebody else ends one at this moment, it is theirs to see off.
+        let mut evicted = SmallVec::new();
+        for (old, reason) in leaving {
+            few.retain(|other| !Arc::ptr_eq(other, &old));
+            if self.set_ending(&old) {
+                evicted.push((old, reason));
+            }
+        }
         drop(shard);
-        if let Some(old) = &evicted {
+        for (old, _) in &evicted {
             self.forget_token(old);
         }
         Bind::Bound { jid, evicted }

@@ -19,10 +19,13 @@ use wire::{Frame, Jid, Mechanism, StreamError, TokenId};
 
 use crate::{
     account::Role,
+    client::ClientRef,
     clock::Millis,
     end::EndRecord,
-    id::{AccountId, SessionId},
+    epoch::Stamp,
+    id::{AccountId, GrantId, SessionId},
     mailbox::Mailbox,
+    policy::Effective,
 };
 
 /// The five names of a session's stage. A session has passed through all that are below the shown
@@ -105,20 +108,39 @@ pub struct Identity {
     pub mechanism: Mechanism,
     /// Channel-binding type in use, as in `tls-exporter`.
     pub binding: Option<&'static str>,
+    /// The client that it is a visit of; known once it is bound, or from its token.
+    pub(crate) client: OnceLock<ClientRef>,
+    /// The grant that let it in.
+    pub grant: Option<GrantId>,
     /// The token it logged in with.
     pub token: Option<TokenId>,
-    /// When that token dies, and the session with it.
-    pub expires: Option<Millis>,
+    /// The account's password when it logged in.
+    pub generation: u64,
+    /// The epochs that it, or its token, is from.
+    pub stamp: Stamp,
+    /// What may change while it lasts.
+    pub(crate) live: Mutex<Live>,
     /// The token dies when it is not used for so many seconds; a session that it opened uses it.
     pub inactive: Option<u64>,
     /// When the use of the token was noted last.
     pub(crate) use_noted: AtomicU64,
     /// A resource that the token pins the session to.
     pub resource: Option<String>,
-    /// What it may do: the account's role, or less if its token says so.
-    pub role: Role,
     /// When it logged in.
     pub since: Millis,
+}
+
+/// What may change of a session while it lasts.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    /// The policy of its account.
+    pub(crate) policy: Arc<Effective>,
+    /// What its credential allows at most.
+    pub(crate) most: Role,
+    /// What it may do: the account's role, or less if its credential says so.
+    pub(crate) role: Role,
+    /// When its credential dies, and the session with it.
+    pub(crate) expires: Option<Millis>,
 }
 
 /// What is known of a connection's encryption.
@@ -368,6 +390,30 @@ impl Session {
 }
 
 impl Identity {
+    /// The client that it is a visit of, once that is known.
+    #[must_use]
+    pub fn client(&self) -> Option<ClientRef> {
+        self.client.get().copied()
+    }
+
+    /// The policy of its account.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Effective> {
+        self.live.lock().policy.clone()
+    }
+
+    /// What it may do: the account's role, or less if its credential says so.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.live.lock().role
+    }
+
+    /// When its credential dies, and the session with it.
+    #[must_use]
+    pub fn expires(&self) -> Option<Millis> {
+        self.live.lock().expires
+    }
+
     /// The token, if it is time to note again that it is in use; true once per interval.
     pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
         let interval = (self.inactive? / 10).max(1);

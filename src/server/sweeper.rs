@@ -50,26 +50,29 @@ impl Server {
         if flags.has(Flags::ENDING) {
             return None;
         }
-        let passed = |since: Millis, span: Span| {
-            span.get().is_some_and(|seconds| since.plus_seconds(seconds) <= now)
-        };
+        let passed = |since: Millis, span: Span| over(since, span.get(), now);
         let limits = &self.config.limits;
         let Some(identity) = session.identity() else {
             return passed(session.created, limits.unauthed.time).then_some(Reason::AuthTimeout);
         };
-        if identity.expires.is_some_and(|expires| expires <= now) {
+        if identity.expires().is_some_and(|expires| expires <= now) {
             return Some(Reason::TokenExpired);
         }
         if !flags.has(Flags::BOUND) {
             return passed(identity.since, limits.unbound.time).then_some(Reason::BindTimeout);
         }
-        let sessions = &self.config.sessions;
-        if passed(identity.since, sessions.lifetime) || passed(identity.since, limits.bound.time) {
+        let policy = identity.policy();
+        if over(identity.since, policy.lifetime, now) || passed(identity.since, limits.bound.time) {
             Some(Reason::Lifetime)
-        } else if passed(session.last_activity(), sessions.inactivity) {
+        } else if over(session.last_activity(), policy.inactivity, now) {
             Some(Reason::Idle)
         } else {
             None
         }
     }
+}
+
+/// Whether so many seconds have passed.
+fn over(since: Millis, seconds: Option<u64>, now: Millis) -> bool {
+    seconds.is_some_and(|seconds| since.plus_seconds(seconds) <= now)
 }

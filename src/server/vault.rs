@@ -1,34 +1,67 @@
-//! Tokens: mint, verify, list, revoke. What is stored of a token is a keyed hash of its secret; with
-//! the database alone nobody can make or use one (RFC 8959 gives the text form, see `wire::token`).
+//! Grants and tokens: mint, verify, rotate, revoke. A client owns grants, a grant owns tokens, and no
+//! token outlives its grant, no grant its client, nor does any of them give more than the one above.
+//! What is stored of a token is a keyed hash of its secret; with the database alone nobody can make
+//! or use one (RFC 8959 gives the text form, see `wire::token`).
 //!
 //! A token that is over stays as its own tombstone: whoever presents its secret is told why it no
 //! longer opens anything; whoever does not is told nothing.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use wire::{Jid, Secret, Token, TokenId};
+use wire::{Jid, Mechanism, Secret, Token, TokenId};
 
 use crate::{
     Server,
     account::{Account, Role},
+    client::{Check, Class, Client, Key, Kind, Over, Tombstone, book::Handle},
     clock::Millis,
     end::{Actor, End, Level, Reason},
-    id::AccountId,
+    epoch::{Epoch, InForce, Stamp},
+    id::{ClientId, GrantId},
+    policy::Effective,
     random,
     registry::Few,
-    store::{Batch, Range, SERVER, StoreError, Table},
+    store::StoreError,
 };
-
-/// Tokens by account and id.
-pub static TOKENS: Table = Table { name: "token", about: "tokens: keyed hashes, bounds, last use" };
-/// Whose a token is, by id.
-pub static TOKEN_OWNERS: Table = Table { name: "token_owner", about: "token id to account" };
 
 /// The purpose of tokens that log in to the chat server.
 pub const LOGIN: &str = "login";
+
+/// What lets a client back in without the password, and bounds all tokens that it owns.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// When it was made.
+    pub created: Millis,
+    /// By whom.
+    pub created_by: String,
+    /// When it dies with all its tokens; at this very instant it is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Millis>,
+    /// When one of its tokens was last used, to within `tokens.last_use`.
+    pub used: Option<Millis>,
+    /// What sessions that it opens may do at most.
+    pub role: Role,
+    /// The account's generation when it was made; void when the account has moved on.
+    pub generation: u64,
+    /// The epochs that it was made in.
+    #[serde(default)]
+    pub stamp: Stamp,
+    /// Its own epoch: raised to void all its tokens and keep it.
+    #[serde(default, skip_serializing_if = "Epoch::is_first")]
+    pub epoch: Epoch,
+    /// Its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Tombstone>,
+    /// Its tokens, dead ones included.
+    pub tokens: Vec<TokenRecord>,
+}
 
 /// A token as stored: everything but what opens it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,59 +69,71 @@ pub struct TokenRecord {
     /// Its id.
     #[serde(with = "token_id")]
     pub id: TokenId,
-    /// Whose.
-    pub account: AccountId,
-    /// The account's address.
-    pub jid: String,
     /// Which server key the hash was made with.
-    key: u32,
+    pub(crate) key: u32,
     /// HMAC of the secret, base64.
-    mac: String,
-    /// The account's generation when it was minted; void when the account has moved on.
-    generation: u64,
+    pub(crate) mac: String,
     /// When it was minted.
     pub created: Millis,
     /// By whom.
     pub created_by: String,
     /// When it dies; at this very instant it is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Millis>,
     /// It dies when it has not been used for so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inactive: Option<u64>,
     /// When it was last used, to within `tokens.last_use`.
-    pub last_used: Option<Millis>,
+    pub used: Option<Millis>,
     /// What a session that it opens may do at most.
     pub role: Role,
     /// What it is for; only `login` opens a session.
     pub purpose: String,
-    /// The owner's name for it.
-    pub label: Option<String>,
     /// The one resource it may bind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
-    /// When, by whom and why it was revoked.
-    pub revoked: Option<Revoked>,
+    /// The epoch of its grant that it was minted in.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The one that takes its place: once that is used, this is over.
+    #[serde(default, with = "some_token_id", skip_serializing_if = "Option::is_none")]
+    pub next: Option<TokenId>,
+    /// Its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Tombstone>,
 }
 
-/// The end of a token.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Revoked {
-    /// When.
-    pub at: Millis,
-    /// By whom.
-    pub by: String,
-    /// In whose words, if in any.
-    pub reason: Option<String>,
-}
-
-mod token_id {
+pub(crate) mod token_id {
     use serde::{Deserialize, Deserializer, Serializer, de};
     use wire::TokenId;
 
-    pub(super) fn serialize<S: Serializer>(id: &TokenId, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(id: &TokenId, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(id)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TokenId, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TokenId, D::Error> {
         String::deserialize(d)?.parse().map_err(|_| de::Error::custom("not a token id"))
+    }
+}
+
+mod some_token_id {
+    use serde::{Deserializer, Serializer};
+    use wire::TokenId;
+
+    pub(super) fn serialize<S: Serializer>(
+        id: &Option<TokenId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match id {
+            Some(id) => serializer.collect_str(id),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<TokenId>, D::Error> {
+        super::token_id::deserialize(d).map(Some)
     }
 }
 
@@ -103,50 +148,70 @@ pub struct Mint {
     pub role: Role,
     /// What it is for.
     pub purpose: String,
-    /// A name for people.
+    /// A name for people, for the client that is made for it.
     pub label: Option<String>,
     /// The one resource it may bind.
     pub resource: Option<String>,
     /// Who mints it.
     pub by: String,
+    /// How long the client that is made for it may stay.
+    pub class: Class,
+    /// The network that this client may come from.
+    pub bound_to: Option<ipnet::IpNet>,
+    /// Whose token it becomes.
+    pub parent: Parent,
 }
 
-/// Why a token that was good is no longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
-    /// Its time has passed.
-    Expired,
-    /// It was not used for too long.
-    Inactive,
-    /// The account's password was changed after it was minted.
-    PasswordChanged,
-    /// It was revoked.
-    Revoked,
+/// Whose token one becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// That of a client and a grant of its own, made for it.
+    #[default]
+    New,
+    /// That of a new grant of a client that is there.
+    Client(ClientId),
+    /// That of a grant that is there.
+    Grant(GrantId),
 }
 
-impl Over {
-    /// The name on every face.
+impl Mint {
+    /// A token that logs in, without bounds, for a client of its own.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Inactive => "inactive",
-            Self::PasswordChanged => "password-changed",
-            Self::Revoked => "revoked",
+    pub fn login(role: Role, by: impl Into<String>) -> Self {
+        Self {
+            ttl: None,
+            inactive: None,
+            role,
+            purpose: LOGIN.into(),
+            label: None,
+            resource: None,
+            by: by.into(),
+            class: Class::Policy,
+            bound_to: None,
+            parent: Parent::New,
         }
     }
-
-    /// What its bearer is told.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Expired => "This token has expired",
-            Self::Inactive => "This token was not used for too long",
-            Self::PasswordChanged => "This token is void since the password was changed",
-            Self::Revoked => "This token was revoked",
-        }
-    }
 }
+
+/// Why a token was not minted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The client or grant is not there, or is another account's.
+    #[error("this account has no such client or grant")]
+    NoParent,
+    /// The client or grant is over.
+    #[error("the client or grant is over: {}", .0.as_str())]
+    Over(Over),
+    /// The grant has as many tokens as it may.
+    #[error("the client has {MAX_TOKENS} tokens; revoke one first")]
+    TooMany,
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Most tokens of one client, dead ones included: the row has to stay small.
+const MAX_TOKENS: usize = 64;
 
 /// Why a token does not open anything. Only [`Unknown`](Self::Unknown) is told to those who have not
 /// shown the right secret.
@@ -154,8 +219,8 @@ impl Over {
 pub enum TokenDenied {
     /// Its account may not log in.
     Disabled,
-    /// It was right once and is over, for this reason.
-    Over(Over, &'static str),
+    /// It was right once and is over.
+    Over(Tombstone),
     /// It is for something else.
     Purpose,
     /// Storage failed: nobody is let in.
@@ -164,113 +229,262 @@ pub enum TokenDenied {
     Unknown,
 }
 
-impl TokenRecord {
-    /// Why it is over, if it is.
+/// A token that was found, with all that it hangs on.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its client, with all its grants.
+    pub client: Client,
+    /// Which of them owns it.
+    pub grant: Grant,
+    /// The token.
+    pub token: TokenRecord,
+}
+
+impl Grant {
+    /// Marks it and its tokens as over; what was over already keeps its own tombstone.
+    pub fn end(&mut self, tombstone: &Tombstone) {
+        self.over.get_or_insert_with(|| tombstone.clone());
+        for token in &mut self.tokens {
+            token.over.get_or_insert_with(|| tombstone.clone());
+        }
+    }
+}
+
+impl Client {
+    /// A token of this client, and its grant.
     #[must_use]
-    pub fn over(&self, account: &Account, now: Millis) -> Option<Over> {
-        let idle = |seconds| self.last_used.unwrap_or(self.created).plus_seconds(seconds) <= now;
-        if self.revoked.is_some() {
-            Some(Over::Revoked)
-        } else if self.generation != account.generation {
+    pub fn token(&self, id: TokenId) -> Option<(&Grant, &TokenRecord)> {
+        self.grants.iter().find_map(|grant| {
+            grant.tokens.iter().find(|token| token.id == id).map(|token| (grant, token))
+        })
+    }
+
+    fn token_mut(&mut self, id: TokenId) -> Option<(&mut Option<Millis>, &mut TokenRecord)> {
+        self.grants.iter_mut().find_map(|grant| {
+            let used = &mut grant.used;
+            grant.tokens.iter_mut().find(|token| token.id == id).map(|token| (used, token))
+        })
+    }
+
+    /// Why one of its grants is over, if it is; its own end and the account's count as well.
+    #[must_use]
+    pub fn grant_over(&self, grant: &Grant, account: &Account, check: &Check<'_>) -> Option<Over> {
+        if let Some(over) = &grant.over {
+            return Some(over.why);
+        }
+        if let Some(over) = self.over(account, check.policy, check.now) {
+            return Some(over);
+        }
+        if grant.generation != account.generation {
             Some(Over::PasswordChanged)
-        } else if self.expires.is_some_and(|expires| expires <= now) {
+        } else if !check.epochs.accepts(grant.stamp) {
+            Some(Over::Epoch)
+        } else if grant.expires.is_some_and(|expires| expires <= check.now) {
             Some(Over::Expired)
-        } else if self.inactive.is_some_and(idle) {
+        } else {
+            None
+        }
+    }
+
+    /// Why one of its tokens is over, if it is; at the very instant of a deadline it is.
+    #[must_use]
+    pub fn token_over(
+        &self,
+        grant: &Grant,
+        token: &TokenRecord,
+        account: &Account,
+        check: &Check<'_>,
+    ) -> Option<Over> {
+        if let Some(over) = &token.over {
+            return Some(over.why);
+        }
+        if let Some(over) = self.grant_over(grant, account, check) {
+            return Some(over);
+        }
+        let idle = |span| token.used.unwrap_or(token.created).plus_seconds(span) <= check.now;
+        if !grant.epoch.accepts(token.epoch) {
+            Some(Over::Epoch)
+        } else if token.expires.is_some_and(|expires| expires <= check.now) {
+            Some(Over::Expired)
+        } else if token.inactive.is_some_and(idle) {
             Some(Over::Inactive)
         } else {
             None
         }
     }
 
-    fn decode(row: &Bytes) -> Result<Self, StoreError> {
-        serde_json::from_slice(row)
-            .map_err(|why| StoreError::Corrupt { table: TOKENS.name, why: why.to_string() })
+    /// The tombstone of whichever has one, nearest first.
+    #[must_use]
+    pub fn tombstone<'a>(
+        &'a self,
+        grant: &'a Grant,
+        token: &'a TokenRecord,
+    ) -> Option<&'a Tombstone> {
+        token.over.as_ref().or(grant.over.as_ref()).or(self.over.as_ref())
     }
 
-    fn encode(&self) -> Bytes {
-        serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    /// When a session that a token opens has to end at the latest.
+    #[must_use]
+    pub fn expiry(&self, token: TokenId, policy: &Effective) -> Option<Millis> {
+        let (grant, token) = self.token(token)?;
+        let lifetime = policy.client_lifetime.map(|span| self.created.plus_seconds(span));
+        [token.expires, grant.expires, self.expires, lifetime].into_iter().flatten().min()
     }
-
-    fn row_key(&self) -> Bytes {
-        key_of(self.id)
-    }
-}
-
-fn key_of(id: TokenId) -> Bytes {
-    Bytes::copy_from_slice(&id.0.to_be_bytes())
 }
 
 impl Server {
-    /// Mints a token. Its text is given out here and never again.
+    /// Mints a token. Its text is given out here and never again. Durable when this returns.
     ///
     /// # Errors
-    /// When storage fails.
-    pub async fn mint(
-        &self,
-        account: &Account,
-        mint: Mint,
-    ) -> Result<(TokenRecord, Token), StoreError> {
+    /// [`MintError`]: there is none then.
+    pub async fn mint(&self, account: &Account, mint: Mint) -> Result<(Found, Token), MintError> {
         let corrupt = |why: String| StoreError::Corrupt { table: "account", why };
         let owner = Jid::parse(&account.jid).map_err(|why| corrupt(why.to_string()))?;
+        let epochs = self.epochs_of(account).await?;
+        let policy = self.policy_of(account);
+        let secret = Secret::new(random::bytes::<24>().to_vec());
         let now = self.clock.now();
-        loop {
+        let record = |epoch: u64| {
             let id = TokenId(u64::from_be_bytes(random::bytes()));
-            let secret = Secret::new(random::bytes::<24>().to_vec());
             let (key, server_key) = self.keys.current();
-            let record = TokenRecord {
+            TokenRecord {
                 id,
-                account: account.id,
-                jid: account.jid.clone(),
                 key,
                 mac: STANDARD.encode(wire::token::mac(server_key, id, &secret)),
-                generation: account.generation,
                 created: now,
                 created_by: mint.by.clone(),
                 expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
                 inactive: mint.inactive,
-                last_used: None,
+                used: None,
                 role: mint.role,
                 purpose: mint.purpose.clone(),
-                label: mint.label.clone(),
                 resource: mint.resource.clone(),
-                revoked: None,
-            };
-            let owner_row = account.id.0.to_be_bytes().to_vec();
-            let batch = Batch::new()
-                .expect(&TOKEN_OWNERS, SERVER, key_of(id), None)
-                .put(&TOKEN_OWNERS, SERVER, key_of(id), owner_row)
-                .put(&TOKENS, account.id.0, key_of(id), record.encode());
-            match self.store.commit(batch).await {
-                Ok(()) => return Ok((record, Token { id, secret, owner })),
-                // The id is taken already; once in 2^64.
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
+                epoch,
+                next: None,
+                over: None,
             }
+        };
+        let grant = || Grant {
+            id: GrantId::random(),
+            created: now,
+            created_by: mint.by.clone(),
+            expires: None,
+            used: None,
+            role: mint.role,
+            generation: account.generation,
+            stamp: epochs.stamp(),
+            epoch: Epoch::default(),
+            over: None,
+            tokens: vec![record(0)],
+        };
+        let handle = match mint.parent {
+            Parent::New => {
+                let whose = crate::client::Owner {
+                    account: account.id,
+                    jid: &account.jid,
+                    generation: account.generation,
+                    stamp: epochs.stamp(),
+                };
+                let make = |sid| {
+                    let grant = grant();
+                    Client {
+                        key: Key::Grant(grant.id),
+                        class: mint.class,
+                        label: mint.label.clone(),
+                        expires: mint
+                            .class
+                            .length(&self.config.clients)
+                            .map(|length| now.plus_seconds(length)),
+                        bound_to: mint.bound_to,
+                        grants: vec![grant],
+                        ..Client::new(&whose, sid, Key::Resource(String::new()), now, &mint.by)
+                    }
+                };
+                let client = self.add_client(account.id, make).await?;
+                return found(client, secret, owner, None).ok_or(MintError::NoParent);
+            }
+            Parent::Client(id) => Handle::Client(id),
+            Parent::Grant(id) => Handle::Grant(id),
+        };
+        let there = self.client_with(handle).await?.filter(|client| client.account == account.id);
+        let there = there.ok_or(MintError::NoParent)?;
+        let (mut minted, mut refused) = (None, None);
+        let changed = self.change_client(account.id, there.sid, |client| {
+            let check = Check { policy: &policy, epochs: &epochs, now };
+            refused = client.over(account, &policy, now).map(MintError::Over);
+            if client.grants.iter().map(|grant| grant.tokens.len()).sum::<usize>() >= MAX_TOKENS {
+                refused = Some(MintError::TooMany);
+            }
+            let over = client.grants.iter().find(|grant| handle == Handle::Grant(grant.id));
+            let over = over.and_then(|grant| client.grant_over(grant, account, &check));
+            refused = refused.take().or(over.map(MintError::Over));
+            if refused.is_some() {
+                return false;
+            }
+            let of = |grant: &&mut Grant| handle == Handle::Grant(grant.id);
+            let token = match client.grants.iter_mut().find(of) {
+                Some(grant) => {
+                    // No token gives more, or lasts longer, than its grant.
+                    let mut token = record(grant.epoch.current);
+                    token.role = token.role.min(grant.role);
+                    token.expires = [token.expires, grant.expires].into_iter().flatten().min();
+                    grant.tokens.push(token.clone());
+                    token
+                }
+                None => {
+                    let grant = grant();
+                    let token = grant.tokens[0].clone();
+                    client.grants.push(grant);
+                    token
+                }
+            };
+            minted = Some(token.id);
+            true
+        });
+        let client = changed.await?.ok_or(MintError::NoParent)?;
+        match refused {
+            Some(refused) => Err(refused),
+            None => found(client, secret, owner, minted).ok_or(MintError::NoParent),
         }
     }
 
-    /// Checks a token that somebody presents to log in, and notes its use.
+    /// Checks a token that somebody presents to log in.
     ///
     /// # Errors
     /// [`TokenDenied`].
-    pub async fn verify_token(&self, token: &Token) -> Result<(TokenRecord, Account), TokenDenied> {
+    pub async fn verify_token(
+        self: &Arc<Self>,
+        token: &Token,
+    ) -> Result<(Found, Account, InForce), TokenDenied> {
         let store = TokenDenied::Store;
         let account = self.account(token.owner.as_str()).await.map_err(store)?;
-        // Looked for in any case: how long it takes does not tell whether the account is there.
-        let owner = account.as_ref().map_or(SERVER, |account| account.id.0);
-        let row = self.store.get(&TOKENS, owner, &token.id.0.to_be_bytes()).await.map_err(store)?;
-        let (account, row) = account.zip(row).ok_or(TokenDenied::Unknown)?;
-        let record = TokenRecord::decode(&row).map_err(store)?;
+        let owner = account.as_ref().map_or(crate::store::SERVER, |account| account.id.0);
+        let client = self.client_of_token(owner, token.id).await.map_err(store)?;
+        let (account, client) = account.zip(client).ok_or(TokenDenied::Unknown)?;
+        let (grant, record) = client.token(token.id).ok_or(TokenDenied::Unknown)?;
 
         let key = self.keys.get(record.key).ok_or(TokenDenied::Unknown)?;
         let mac = STANDARD.decode(&record.mac).map_err(|_| TokenDenied::Unknown)?;
         if !wire::token::verify(key, token.id, &token.secret, &mac) {
             return Err(TokenDenied::Unknown);
         }
-        let now = self.clock.now();
-        if let Some(why) = record.over(&account, now) {
-            let by = if record.revoked.is_some() { "admin" } else { "server" };
-            return Err(TokenDenied::Over(why, by));
+        let epochs = self.epochs_of(&account).await.map_err(store)?;
+        let policy = self.policy_of(&account);
+        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+        let found = Found { grant: grant.clone(), token: record.clone(), client: client.clone() };
+        if let Some(why) = client.token_over(grant, record, &account, &check) {
+            if why == Over::Superseded {
+                self.used_again(&found).await.map_err(store)?;
+            }
+            let tombstone = client.tombstone(grant, record).cloned();
+            let by_rule = Tombstone {
+                at: check.now,
+                why,
+                by: "server".into(),
+                kind: Kind::Server,
+                text: None,
+            };
+            return Err(TokenDenied::Over(tombstone.unwrap_or(by_rule)));
         }
         if account.disabled {
             return Err(TokenDenied::Disabled);
@@ -278,67 +492,172 @@ impl Server {
         if record.purpose != LOGIN {
             return Err(TokenDenied::Purpose);
         }
-        self.note_use(&record, row, now);
-        Ok((record, account))
+        if record.key != self.keys.current().0 {
+            self.key_anew(&found, token);
+        }
+        Ok((found, account, epochs))
+    }
+
+    /// Hashes a token with the key in use, now that its secret is at hand: once no token is left on an
+    /// older key, that key can go.
+    fn key_anew(&self, found: &Found, token: &Token) {
+        let (key, server_key) = self.keys.current();
+        let mac = STANDARD.encode(wire::token::mac(server_key, token.id, &token.secret));
+        let id = token.id;
+        self.note_client(found.client.account, found.client.sid, move |client| {
+            let Some((_, token)) = client.token_mut(id) else { return false };
+            token.key = key;
+            token.mac.clone_from(&mac);
+            true
+        });
+    }
+
+    /// Somebody has used a token that its owner has replaced: one of the two has stolen it, and nobody
+    /// can tell which. All that came from its grant ends.
+    async fn used_again(self: &Arc<Self>, found: &Found) -> Result<(), StoreError> {
+        let grant = found.grant.id;
+        tracing::warn!(
+            event = "token-reused",
+            jid = found.client.jid,
+            token = %found.token.id,
+            grant = %grant,
+            client = %found.client.id,
+        );
+        let sessions = self.end_grant(grant, Over::Reused, &Actor::Server, None).await?;
+        let ended = sessions.map_or(0, |(_, sessions)| sessions.len());
+        let alarm = crate::audit::Entry {
+            at: self.clock.now(),
+            who: "server".into(),
+            what: "token reused".into(),
+            args: crate::command::row! {
+                "jid": found.client.jid,
+                "token": found.token.id.to_string(),
+                "grant": grant.to_string(),
+            },
+            ok: true,
+            outcome: format!("the grant is over, {ended} of its sessions ended"),
+        };
+        self.audit(&alarm).await
+    }
+
+    /// Notes the use of a token and the client that has it, if what is stored is old enough, without
+    /// making anybody wait. Once the one that took another's place is used, the other is over.
+    pub(crate) fn note_use(&self, found: &Found, from: Option<(IpAddr, Mechanism)>) {
+        let (now, id) = (self.clock.now(), found.token.id);
+        let granule = self.config.tokens.last_use.get().unwrap_or(0);
+        // What is not written does not keep it alive: the sooner it dies unused, the more often.
+        let granule = found.token.inactive.map_or(granule, |inactive| granule.min(inactive / 10));
+        let fresh = found.token.used.is_some_and(|last| now.seconds_since(last) < granule);
+        let first = found.token.used.is_none();
+        let moved = from.is_some_and(|(address, mechanism)| {
+            found.client.address != Some(address)
+                || !found.client.mechanisms.contains_key(mechanism.as_str())
+        });
+        if fresh && !moved {
+            return;
+        }
+        let clients = self.config.clients.clone();
+        self.note_client(found.client.account, found.client.sid, move |client| {
+            let Some((used, token)) = client.token_mut(id) else { return false };
+            *used = (*used).max(Some(now));
+            token.used = token.used.max(Some(now));
+            if first {
+                let by = Tombstone {
+                    at: now,
+                    why: Over::Superseded,
+                    by: "server".into(),
+                    kind: Kind::Server,
+                    text: None,
+                };
+                for older in client.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
+                    if older.next == Some(id) {
+                        older.over.get_or_insert_with(|| by.clone());
+                    }
+                }
+            }
+            client.was_seen(now, from, &clients);
+            true
+        });
     }
 
     /// Notes that a session which a token opened is still there.
     pub(crate) async fn note_token(&self, id: TokenId) {
-        match self.token_row(id).await {
-            Ok(Some((record, row))) => self.note_use(&record, row, self.clock.now()),
+        match self.find_token(id).await {
+            Ok(Some(found)) => self.note_use(&found, None),
             Ok(None) => {}
             Err(error) => tracing::warn!(event = "last-use-not-written", %error),
         }
     }
 
-    /// Writes the last use, if the stored one is old enough, without making the login wait. Only if
-    /// the row is still as it was read: a revocation that came in between stays.
-    fn note_use(&self, record: &TokenRecord, row: Bytes, now: Millis) {
-        let granule = self.config.tokens.last_use.get().unwrap_or(0);
-        // What is not written does not keep it alive: the sooner it dies unused, the more often.
-        let granule = record.inactive.map_or(granule, |inactive| granule.min(inactive / 10));
-        if record.last_used.is_some_and(|last| now.seconds_since(last) < granule) {
-            return;
-        }
-        let used = TokenRecord { last_used: Some(now), ..record.clone() };
-        let batch = Batch::new()
-            .expect(&TOKENS, record.account.0, record.row_key(), Some(row))
-            .put(&TOKENS, record.account.0, record.row_key(), used.encode());
-        let commit = self.store.commit(batch);
-        self.spawn(async move {
-            if let Err(error) = commit.await
-                && error != StoreError::Conflict
-            {
-                tracing::warn!(event = "last-use-not-written", %error);
-            }
-        });
-    }
-
-    /// The record of a token by its id.
+    /// A token by its id.
     ///
     /// # Errors
     /// When storage fails or holds nonsense.
-    pub async fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
-        Ok(self.token_row(id).await?.map(|(record, _)| record))
-    }
-
-    async fn token_row(&self, id: TokenId) -> Result<Option<(TokenRecord, Bytes)>, StoreError> {
-        let Some(owner) = self.store.get(&TOKEN_OWNERS, SERVER, &key_of(id)).await? else {
-            return Ok(None);
-        };
-        let bad = |_| StoreError::Corrupt { table: TOKEN_OWNERS.name, why: "not an id".into() };
-        let owner = u64::from_be_bytes(owner.as_ref().try_into().map_err(bad)?);
-        let row = self.store.get(&TOKENS, owner, &key_of(id)).await?;
-        row.map(|row| Ok((TokenRecord::decode(&row)?, row))).transpose()
+    pub async fn find_token(&self, id: TokenId) -> Result<Option<Found>, StoreError> {
+        let Some(client) = self.client_with(Handle::Token(id)).await? else { return Ok(None) };
+        Ok(client
+            .token(id)
+            .map(|(grant, token)| (grant.clone(), token.clone()))
+            .map(|(grant, token)| Found { client, grant, token }))
     }
 
     /// All tokens of an account, dead ones included.
     ///
     /// # Errors
     /// When storage fails or holds nonsense.
-    pub async fn tokens_of(&self, account: &Account) -> Result<Vec<TokenRecord>, StoreError> {
-        let rows = self.store.rows(&TOKENS, account.id.0, Range::all()).await?;
-        rows.iter().map(|row| TokenRecord::decode(&row.value)).collect()
+    pub async fn tokens_of(&self, account: &Account) -> Result<Vec<Found>, StoreError> {
+        let mut tokens = Vec::new();
+        for client in self.clients_of(account.id, None, 0).await? {
+            for grant in &client.grants {
+                for token in &grant.tokens {
+                    let (grant, token) = (grant.clone(), token.clone());
+                    tokens.push(Found { client: client.clone(), grant, token });
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Makes a token that takes another one's place: the same client, grant, role and resource, and
+    /// the same length of life, counted anew. The older one is good until the newer one is used. The
+    /// text of the newer one is given out here and never again.
+    ///
+    /// # Errors
+    /// [`MintError`]; [`MintError::NoParent`] if there is no such token.
+    pub async fn rotate_token(
+        &self,
+        account: &Account,
+        id: TokenId,
+        by: &str,
+    ) -> Result<(Found, Token), MintError> {
+        let old = self.find_token(id).await?.filter(|old| old.client.account == account.id);
+        let old = old.ok_or(MintError::NoParent)?;
+        let (epochs, policy) = (self.epochs_of(account).await?, self.policy_of(account));
+        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+        if let Some(over) = old.client.token_over(&old.grant, &old.token, account, &check) {
+            return Err(MintError::Over(over));
+        }
+        let length = |expires: Millis| expires.seconds_since(old.token.created);
+        let mint = Mint {
+            ttl: old.token.expires.map(length),
+            inactive: old.token.inactive,
+            purpose: old.token.purpose.clone(),
+            resource: old.token.resource.clone(),
+            parent: Parent::Grant(old.grant.id),
+            ..Mint::login(old.token.role, by)
+        };
+        let (new, text) = self.mint(account, mint).await?;
+        self.change_client(account.id, old.client.sid, |client| {
+            let Some((_, token)) = client.token_mut(id) else { return false };
+            // One that never was used gives way at once: nobody has it, or nobody keeps it.
+            let before = token.next.replace(new.token.id);
+            if let Some((_, skipped)) = before.and_then(|before| client.token_mut(before)) {
+                skipped.next = Some(new.token.id);
+            }
+            true
+        })
+        .await?;
+        Ok((new, text))
     }
 
     /// Revokes a token for good, durably, and only then ends the sessions that it opened; they are
@@ -350,36 +669,75 @@ impl Server {
         self: &Arc<Self>,
         id: TokenId,
         actor: &Actor,
-        by: &str,
         reason: Option<String>,
-    ) -> Result<Option<(TokenRecord, Few)>, StoreError> {
-        let record = loop {
-            let Some((mut record, row)) = self.token_row(id).await? else { return Ok(None) };
-            if record.revoked.is_some() {
-                break record;
+    ) -> Result<Option<(Found, Few)>, StoreError> {
+        let tombstone = Tombstone::new(self.clock.now(), Over::Revoked, actor, reason.clone());
+        let Some(client) = self.client_with(Handle::Token(id)).await? else { return Ok(None) };
+        let changed = self.change_client(client.account, client.sid, |client| {
+            let Some((_, token)) = client.token_mut(id) else { return false };
+            if token.over.is_some() {
+                return false;
             }
-            let at = self.clock.now();
-            record.revoked = Some(Revoked { at, by: by.into(), reason: reason.clone() });
-            let batch = Batch::new()
-                .expect(&TOKENS, record.account.0, record.row_key(), Some(row))
-                .put(&TOKENS, record.account.0, record.row_key(), record.encode());
-            match self.store.commit(batch).await {
-                Ok(()) => break record,
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
-            }
-        };
+            token.over = Some(tombstone.clone());
+            true
+        });
+        let Some(client) = changed.await? else { return Ok(None) };
         self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
         let sessions = self.registry.with_token(id);
-        let end = End {
-            level: Level::Revoke,
-            actor: actor.clone(),
-            text: reason,
-            ..End::new(Reason::Revoked)
-        };
-        for session in &sessions {
+        self.end_revoked(&sessions, Reason::Revoked, actor, reason);
+        let found = client.token(id).map(|(grant, token)| (grant.clone(), token.clone()));
+        Ok(found.map(|(grant, token)| (Found { client, grant, token }, sessions)))
+    }
+
+    /// Ends a grant with all its tokens, durably, and only then the sessions that they opened, and no
+    /// others; they are returned, marked dead. `None`: there is no such grant.
+    ///
+    /// # Errors
+    /// When storage fails: nothing has changed then.
+    pub async fn end_grant(
+        self: &Arc<Self>,
+        id: GrantId,
+        why: Over,
+        actor: &Actor,
+        reason: Option<String>,
+    ) -> Result<Option<(Client, Few)>, StoreError> {
+        let tombstone = Tombstone::new(self.clock.now(), why, actor, reason.clone());
+        let Some(client) = self.client_with(Handle::Grant(id)).await? else { return Ok(None) };
+        let changed = self.change_client(client.account, client.sid, |client| {
+            let grant = client.grants.iter_mut().find(|grant| grant.id == id);
+            grant.filter(|grant| grant.over.is_none()).map(|grant| grant.end(&tombstone)).is_some()
+        });
+        let Some(client) = changed.await? else { return Ok(None) };
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        let mut sessions = self.registry.of(&client.jid);
+        sessions.retain(|session| session.identity().is_some_and(|me| me.grant == Some(id)));
+        self.end_revoked(&sessions, Reason::Revoked, actor, reason);
+        Ok(Some((client, sessions)))
+    }
+
+    /// Ends sessions whose credential is gone.
+    pub(crate) fn end_revoked(
+        self: &Arc<Self>,
+        sessions: &[Arc<crate::Session>],
+        reason: Reason,
+        actor: &Actor,
+        text: Option<String>,
+    ) {
+        let end = End { level: Level::Revoke, actor: actor.clone(), text, ..End::new(reason) };
+        for session in sessions {
             self.end(session, end.clone());
         }
-        Ok(Some((record, sessions)))
     }
+}
+
+/// What was minted last, in the client as it is now.
+fn found(
+    client: Client,
+    secret: Secret,
+    owner: Jid,
+    id: Option<TokenId>,
+) -> Option<(Found, Token)> {
+    let id = id.or_else(|| Some(client.grants.last()?.tokens.last()?.id))?;
+    let (grant, token) = client.token(id).map(|(grant, token)| (grant.clone(), token.clone()))?;
+    Some((Found { client, grant, token }, Token { id, secret, owner }))
 }

@@ -154,16 +154,35 @@ fn in_path(b: u8) -> bool {
 /// Crockford's digits: none of them looks like another.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// The text of a public 64-bit id: a prefix that says of what, `-`, and 13 digits, most significant
+/// first.
+pub fn show_id(prefix: char, id: u64) -> String {
+    let mut text = String::with_capacity(15);
+    text.push(prefix);
+    text.push('-');
+    for place in (0..13).rev() {
+        let digit = (id >> (5 * place)) & 31;
+        text.extend(DIGITS.get(digit as usize).map(|&b| char::from(b)));
+    }
+    text
+}
+
+/// Reads what [`show_id`] wrote, with the same prefix and in no other spelling.
+pub fn read_id(prefix: char, text: &str) -> Option<u64> {
+    let digits = text.strip_prefix(prefix)?.strip_prefix('-')?;
+    if digits.len() != 13 {
+        return None;
+    }
+    digits.bytes().try_fold(0u64, |value, byte| {
+        let digit = DIGITS.iter().position(|&d| d == byte)?;
+        // 13 digits hold 65 bits: the first must leave room.
+        Some(value.checked_mul(32)? | digit as u64)
+    })
+}
+
 impl fmt::Display for TokenId {
-    /// `t-` and 13 digits, most significant first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(15);
-        text.push_str("t-");
-        for place in (0..13).rev() {
-            let digit = (self.0 >> (5 * place)) & 31;
-            text.extend(DIGITS.get(digit as usize).map(|&b| char::from(b)));
-        }
-        f.pad(&text)
+        f.pad(&show_id('t', self.0))
     }
 }
 
@@ -171,15 +190,7 @@ impl FromStr for TokenId {
     type Err = TokenIdError;
 
     fn from_str(s: &str) -> Result<TokenId, TokenIdError> {
-        let digits =
-            s.strip_prefix("t-").filter(|digits| digits.len() == 13).ok_or(TokenIdError)?;
-        let mut value: u64 = 0;
-        for byte in digits.bytes() {
-            let digit = DIGITS.iter().position(|&d| d == byte).ok_or(TokenIdError)?;
-            // 13 digits hold 65 bits: the first must leave room.
-            value = value.checked_mul(32).ok_or(TokenIdError)? | digit as u64;
-        }
-        Ok(TokenId(value))
+        read_id('t', s).map(TokenId).ok_or(TokenIdError)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use server::{account::Standing, end::Actor};
+use server::{change::Standing, end::Actor};
 use wire::{Secret, Token};
 
 use crate::{
@@ -32,7 +32,7 @@ async fn run(case: &Case, chunks: &Chunks) -> Result<(), String> {
             text = real.to_text().to_string();
         }
         if token.state == TokenState::Revoked {
-            let revoked = server.revoke_token(id, &Actor::Admin("test".into()), "test", None).await;
+            let revoked = server.revoke_token(id, &Actor::Admin("test".into()), None).await;
             revoked.map_err(|why| why.to_string())?;
         }
         vars.insert(token.name.clone(), text);

@@ -5,8 +5,9 @@
 //! time; [`tended`] stands in for the connection then.
 
 use server::{
-    account::Standing,
-    end::{End, Level, Reason},
+    account::Role,
+    change::Standing,
+    end::{Actor, End, Level, Reason},
 };
 use wire::{Hash, Mechanism, Secret};
 
@@ -32,7 +33,7 @@ async fn a_change_of_the_account_ends_bound_and_unbound_sessions() {
                 "delete" => server.delete_account(&jid, admin()).await,
                 _ => {
                     let keys = server.keys_of(Secret::new("other")).await.expect("usable");
-                    server.set_password(&jid, keys, admin()).await
+                    server.set_password(&jid, keys, admin(), None).await
                 }
             }
         });
@@ -107,7 +108,7 @@ async fn nobody_slips_in_with_a_proof_of_the_old_password() {
                 }
             }));
         }
-        server.set_password(&jid, keys, admin()).await.expect("is changed");
+        server.set_password(&jid, keys, admin(), None).await.expect("is changed");
         for login in logins {
             login.await.expect("does not panic");
         }
@@ -136,7 +137,7 @@ async fn a_revoked_token_takes_its_sessions_with_it_and_no_others() {
     }
     let [mut bound, mut unbound, mut kept] = <[Remote; 3]>::try_from(clients).ok().expect("three");
     let reason = Some("lost on a train".to_owned());
-    let revoked = world.server.revoke_token(id, &admin(), "test", reason).await;
+    let revoked = world.server.revoke_token(id, &admin(), reason).await;
     let (_, sessions) = revoked.expect("is stored").expect("is there");
     assert_eq!(sessions.len(), 2);
     assert!(sessions.iter().all(|session| !session.alive()), "dead before the command returns");
@@ -190,7 +191,7 @@ async fn nobody_slips_in_while_the_token_is_revoked() {
                 }
             }));
         }
-        server.revoke_token(id, &admin(), "test", None).await.expect("is stored");
+        server.revoke_token(id, &admin(), None).await.expect("is stored");
         for login in logins {
             login.await.expect("does not panic");
         }
@@ -235,4 +236,45 @@ async fn an_account_that_is_made_again_inherits_nothing() {
     second.send("<presence/>").await;
     second.expect("<presence from='alice@localhost/r' …/>").await;
     second.settle().await;
+}
+
+#[tokio::test]
+async fn iv_15_another_role_counts_at_once_and_nobody_has_to_go() {
+    let world = World::start(|_| {}).await;
+    world.account("alice").await;
+    let jid = "alice@localhost".parse_jid();
+    let mut client = world.client("alice").await;
+    let session = world.session("alice@localhost/r");
+    for role in [Role::Admin, Role::Operator, Role::User] {
+        let ended = world.server.set_standing(&jid, Standing::Role(role), admin()).await;
+        assert_eq!(ended, Ok(0));
+        assert_eq!(session.identity().map(|me| me.role()), Some(role));
+        client.settle().await;
+    }
+}
+
+#[tokio::test]
+async fn ro_18_pr_18_the_owner_who_changes_the_password_stays_and_all_others_go() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let (_, token) = world.token(&account, None).await;
+    let jid = "alice@localhost".parse_jid();
+    let mut current = world.bound("alice", "current").await;
+    let mut other = world.bound("alice", "other").await;
+    let mut unbound = world.authed("alice").await;
+    let id = world.session("alice@localhost/current").id;
+    let keys = world.server.keys_of(Secret::new("next")).await.expect("usable");
+    let server = world.server.clone();
+    let owner = Actor::Owner("alice@localhost".into());
+    let change =
+        tokio::spawn(async move { server.set_password(&jid, keys, owner, Some(id)).await });
+    other.expect_error("reset").await;
+    unbound.expect_error("reset").await;
+    drop((other, unbound));
+    assert_eq!(change.await.expect("does not panic"), Ok(2));
+    current.settle().await;
+    let mut late = world.connect_in(true, Chunks::Whole).await;
+    late.open().await;
+    let answer = late.login_with(&token).await;
+    assert!(answer.contains("password-changed"), "{answer}");
 }

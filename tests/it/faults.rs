@@ -19,7 +19,7 @@ use server::{
     end::{End, Reason},
     keyring::KeyRing,
     store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, Table},
-    vault::{LOGIN, Mint},
+    vault::Mint,
 };
 use wire::{Mechanism, Secret};
 
@@ -74,22 +74,15 @@ async fn connections_that_linger_are_waited_for_once_and_not_one_after_the_other
     let patience = Duration::from_secs(15);
     let jid = "alice@localhost".parse_jid();
     let keys = world.server.keys_of(Secret::new("other")).await.expect("usable");
-    let changed = tokio::time::timeout(patience, world.server.set_password(&jid, keys, admin()));
+    let changed =
+        tokio::time::timeout(patience, world.server.set_password(&jid, keys, admin(), None));
     assert_eq!(changed.await.expect("does not take for ever"), Ok(20));
     let stopped = tokio::time::timeout(patience, world.server.shutdown());
     stopped.await.expect("does not take for ever");
 }
 
 fn mint(resource: Option<&str>) -> Mint {
-    Mint {
-        ttl: None,
-        inactive: None,
-        role: Role::User,
-        purpose: LOGIN.into(),
-        label: None,
-        resource: resource.map(str::to_owned),
-        by: "test".into(),
-    }
+    Mint { resource: resource.map(str::to_owned), ..Mint::login(Role::User, "test") }
 }
 
 #[tokio::test]
@@ -121,7 +114,23 @@ async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
     let (_, token) = server.mint(&account, mint).await.expect("is stored");
     for _ in 0..4 {
         let text = Secret::new(token.to_text().as_bytes());
-        assert!(server.check_token(None, text).await.is_ok(), "used 50 minutes ago");
+        let candidate = server.check_token(None, text).await.expect("used 50 minutes ago");
+        let session = tended(server);
+        let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
+        entered.expect("is let in");
+        server.end(&session, End::peer(Reason::Closed));
+        assert!(server.settled(&session).await);
+        let now = world.clock.now();
+        let noted = async || {
+            let found = server.tokens_of(&account).await.expect("are read");
+            found[0].token.used == Some(now)
+        };
+        for _ in 0..1000 {
+            if noted().await {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         world.clock.advance(50 * 60_000);
     }
     world.clock.advance(10 * 60_000);
@@ -147,8 +156,8 @@ async fn a_token_does_not_die_of_disuse_while_its_session_is_there() {
         assert_eq!(server.sweep(), 0, "it is overdue in no way");
         // What the sweep began is on its way to the store.
         let noted = async || {
-            let record = server.token(record.id).await.expect("is read").expect("is there");
-            record.last_used
+            let found = server.find_token(record.token.id).await.expect("is read");
+            found.expect("is there").token.used
         };
         let now = world.clock.now();
         for _ in 0..1000 {
@@ -211,8 +220,9 @@ async fn revoking_one_session_names_all_that_its_token_takes_along() {
         assert_eq!(seen, [(&a, &outcome), (&b, &outcome)]);
         args["dry-run"] = false.into();
     }
-    let stored = server.token(record.id).await.expect("can be read").expect("is there");
-    assert!(stored.revoked.is_some());
+    let stored = server.find_token(record.token.id).await.expect("can be read");
+    let stored = stored.expect("is there").token;
+    assert!(stored.over.is_some());
     assert!(other.alive(), "it has not used the token");
 }
 
@@ -223,10 +233,11 @@ async fn revoking_by_token_revokes_it_though_no_session_has_it() {
     let server = &world.server;
     let (record, _) = server.mint(&account, mint(None)).await.expect("is stored");
     let revoked = async || {
-        let stored = server.token(record.id).await.expect("can be read").expect("is there");
-        stored.revoked.is_some()
+        let stored = server.find_token(record.token.id).await.expect("can be read");
+        let stored = stored.expect("is there").token;
+        stored.over.is_some()
     };
-    let id = record.id.to_string();
+    let id = record.token.id.to_string();
     let (_, done) = run(server, "session end", json!({ "token": id })).await;
     assert!(!matched(&done) && !revoked().await, "only its sessions were to end");
     let dry = json!({ "token": id, "level": "revoke", "dry-run": true });
@@ -252,7 +263,7 @@ async fn a_token_that_was_minted_for_nobody_is_named_in_the_audit() {
     let [record] = <[_; 1]>::try_from(server.tokens_of(&account).await.expect("can be read"))
         .unwrap_or_else(|all| panic!("{all:?}"));
     let audit = server.audit_tail(1).await.expect("can be read");
-    assert!(audit[0].outcome.contains(&record.id.to_string()), "{audit:?}");
+    assert!(audit[0].outcome.contains(&record.token.id.to_string()), "{audit:?}");
 }
 
 /// Counts what is read.

@@ -12,6 +12,7 @@ mod against_server;
 mod audit;
 mod changes;
 mod churn;
+mod clients;
 mod crash;
 mod dialogue;
 mod docs;

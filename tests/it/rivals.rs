@@ -3,13 +3,15 @@
 //! in `tests/scripts`; here is what takes a matrix, many connections, or a look inside.
 
 use server::{
-    account::{Role, Standing},
+    account::Role,
+    change::Standing,
     clock::Millis,
     config::Span,
+    config::Who,
     end::{Actor, End, Reason},
     mailbox::Parcel,
     session::Flags,
-    vault::{LOGIN, Mint},
+    vault::Mint,
 };
 use wire::{Kind, Secret};
 
@@ -201,7 +203,7 @@ async fn prosody_stanzas_before_login_are_the_end_of_the_stream() {
 #[tokio::test]
 async fn prosody_an_unbound_stream_binds_no_more_once_its_account_has_changed() {
     for what in ["disable", "delete", "password", "role"] {
-        let world = World::start(|_| {}).await;
+        let world = World::start(|config| config.on.role_change = Who::All).await;
         world.account("alice").await;
         let mut client = world.authed("alice").await;
         let jid = "alice@localhost".parse_jid();
@@ -214,7 +216,7 @@ async fn prosody_an_unbound_stream_binds_no_more_once_its_account_has_changed() 
                 "role" => server.set_standing(&jid, Standing::Role(Role::Admin), actor).await,
                 _ => {
                     let keys = server.keys_of(Secret::new("other")).await.expect("usable");
-                    server.set_password(&jid, keys, actor).await
+                    server.set_password(&jid, keys, actor, None).await
                 }
             }
         });
@@ -236,7 +238,9 @@ async fn cve_2018_10847_the_host_does_not_change_at_a_restart() {
     let hosts = ["localhost", "other.example"];
     for tls in [false, true] {
         let world = World::start(|config| {
-            config.host = hosts.map(|name| server::config::Host { name: name.into() }).into();
+            config.host = hosts
+                .map(|name| server::config::Host { name: name.into(), ..Default::default() })
+                .into();
         })
         .await;
         world.account("alice").await;
@@ -430,15 +434,7 @@ async fn prosody_a_token_of_a_lower_role_gives_no_more_than_that() {
     for (role, given) in
         [(Role::User, Role::User), (Role::Operator, Role::Operator), (Role::Admin, Role::Admin)]
     {
-        let mint = Mint {
-            ttl: None,
-            inactive: None,
-            role,
-            purpose: LOGIN.into(),
-            label: None,
-            resource: Some("pinned".into()),
-            by: "test".into(),
-        };
+        let mint = Mint { resource: Some("pinned".into()), ..Mint::login(role, "test") };
         let (_, token) = world.server.mint(&root, mint).await.expect("is stored");
         let mut client = world.connect_in(true, Chunks::Whole).await;
         client.open().await;
@@ -447,7 +443,7 @@ async fn prosody_a_token_of_a_lower_role_gives_no_more_than_that() {
         client.send(bind_request("other")).await;
         client.expect("<iq type='result' id='bind'>…</iq>").await;
         let session = world.session("root@localhost/pinned");
-        assert_eq!(session.identity().map(|me| me.role), Some(given));
+        assert_eq!(session.identity().map(|me| me.role()), Some(given));
         world.server.end(&session, End::new(Reason::Kicked));
     }
     // Nor does a token raise an account that is less.
@@ -457,7 +453,7 @@ async fn prosody_a_token_of_a_lower_role_gives_no_more_than_that() {
     client.open().await;
     assert!(client.login_with(&token).await.starts_with("<success"));
     let sessions = world.server.registry.of("alice@localhost");
-    assert_eq!(sessions[0].identity().map(|me| me.role), Some(Role::User));
+    assert_eq!(sessions[0].identity().map(|me| me.role()), Some(Role::User));
 }
 
 #[tokio::test]
@@ -467,7 +463,7 @@ async fn prosody_a_token_minted_in_the_moment_of_a_password_change_is_void() {
     let (_, token) = world.token(&account, None).await;
     let keys = world.server.keys_of(Secret::new("other")).await.expect("usable");
     let jid = "alice@localhost".parse_jid();
-    world.server.set_password(&jid, keys, Actor::Server).await.expect("is changed");
+    world.server.set_password(&jid, keys, Actor::Server, None).await.expect("is changed");
     assert_eq!(world.clock.now(), Millis(account.created.0), "the clock has not moved");
     let mut client = world.connect_in(true, Chunks::Whole).await;
     client.open().await;

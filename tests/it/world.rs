@@ -22,7 +22,7 @@ use server::{
     end::Actor,
     keyring::KeyRing,
     plugin::Plugin,
-    vault::{LOGIN, Mint},
+    vault::Mint,
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -124,17 +124,9 @@ impl World {
 
     /// A token of an account and its text.
     pub async fn token(&self, account: &Account, ttl: Option<u64>) -> (TokenId, String) {
-        let mint = Mint {
-            ttl,
-            inactive: None,
-            role: Role::Admin,
-            purpose: LOGIN.into(),
-            label: None,
-            resource: None,
-            by: "test".into(),
-        };
+        let mint = Mint { ttl, ..Mint::login(Role::Admin, "test") };
         let (record, token) = self.server.mint(account, mint).await.expect("is stored");
-        (record.id, token.to_text().to_string())
+        (record.token.id, token.to_text().to_string())
     }
 
     /// A connection that has not said anything yet.

@@ -15,7 +15,13 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use wire::{Jid, TokenId};
 
-use crate::{Server, audit::Entry, config::Span, end::Actor, id::SessionId};
+use crate::{
+    Server,
+    audit::Entry,
+    config::Span,
+    end::Actor,
+    id::{ClientId, GrantId, SessionId},
+};
 
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
@@ -91,11 +97,15 @@ pub enum ValueKind {
     Address,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// A client id.
+    Client,
     /// A CSV file that the face reads, or `-` for its standard input; sent as an array of rows
     /// (arrays of text). The face may send it in several calls and adds up the outcomes.
     CsvFile,
     /// A bare or full JID.
     Jid,
+    /// A grant id.
+    Grant,
     /// A JID in which `*` stands for anything.
     JidPattern,
     /// A number.
@@ -351,6 +361,12 @@ impl Arg {
             ValueKind::Address => network(text).map(|_| ()),
             ValueKind::Choice(words) if !words.contains(&text) => {
                 Err(format!("`{text}` is none of {}", words.join(", ")))
+            }
+            ValueKind::Client => {
+                text.parse::<ClientId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
+            }
+            ValueKind::Grant => {
+                text.parse::<GrantId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
             }
             ValueKind::Jid => {
                 Jid::parse(text).map(|_| ()).map_err(|why| format!("`{text}` is not a JID: {why}"))

@@ -14,7 +14,7 @@ use crate::{
     end::{End, Level, Outcome, Reason},
     events::Change,
     id::SessionId,
-    session::{Flags, Stage},
+    session::{Flags, Identity, Stage},
 };
 
 const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
@@ -207,8 +207,11 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "cipher": tls.as_ref().map(|tls| tls.cipher),
         "mechanism": identity.map(|identity| identity.mechanism.as_str()),
         "channel_binding": identity.and_then(|identity| identity.binding),
+        "client": identity.and_then(Identity::client).map(|client| client.id.to_string()),
+        "sid": identity.and_then(Identity::client).map(|client| client.sid),
+        "grant": identity.and_then(|identity| identity.grant).map(|grant| grant.to_string()),
         "token": identity.and_then(|identity| identity.token).map(|token| token.to_string()),
-        "role": identity.map(|identity| identity.role),
+        "role": identity.map(Identity::role),
         "priority": session.presence().map(|presence| presence.priority),
         "software": session.software(),
         "rx_bytes": traffic.rx_bytes.load(Relaxed),
@@ -411,7 +414,7 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     // Credentials first: all of them are dead before the first connection closes.
     let mut revoked = 0;
     for token in tokens {
-        match call.server.revoke_token(token, &call.actor(), &call.caller, text.clone()).await {
+        match call.server.revoke_token(token, &call.actor(), text.clone()).await {
             Ok(None) => {}
             Ok(Some((_, more))) => {
                 revoked += 1;

@@ -1,17 +1,22 @@
 //! `usher token …`: credentials that open sessions without a password.
 
 use serde_json::{Map, Value};
-use wire::TokenId;
+use wire::{Token, TokenId};
 
 use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row};
 use crate::{
     account::{Account, Role},
+    client::{self, Check, Class, Over},
+    clock::Millis,
     config::Span,
-    vault::{LOGIN, Mint, Over, TokenRecord},
+    id::{ClientId, GrantId},
+    vault::{Found, LOGIN, Mint, MintError, Parent},
 };
 
 const JID: Arg =
     Arg { name: "jid", about: "The account's address", form: Form::Required, kind: ValueKind::Jid };
+const TOKEN: Arg =
+    Arg { name: "token", about: "The token's id", form: Form::Required, kind: ValueKind::Token };
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -58,10 +63,45 @@ pub const COMMANDS: &[Command] = &[
                 form: Form::Option,
                 kind: ValueKind::Text,
             },
+            Arg {
+                name: "class",
+                about: "How long the client that it is for may stay: `short`, `long` or `once`, as set \
+                        under `[clients]`, instead of `--ttl`",
+                form: Form::Option,
+                kind: ValueKind::Choice(Class::NAMES),
+            },
+            Arg {
+                name: "bind-to",
+                about: "The address or network that this client has to come from",
+                form: Form::Option,
+                kind: ValueKind::Address,
+            },
+            Arg {
+                name: "client",
+                about: "A client that is there already, which gets another grant by it",
+                form: Form::Option,
+                kind: ValueKind::Client,
+            },
+            Arg {
+                name: "grant",
+                about: "A grant that is there already, which gets another token by it",
+                form: Form::Option,
+                kind: ValueKind::Grant,
+            },
         ],
         mutates: true,
-        shape: Shape::Outcome(&["token", "id", "expires"]),
+        shape: Shape::Outcome(&["token", "id", "client", "expires"]),
         run: |call| Box::pin(mint(call)),
+    },
+    Command {
+        name: "token rotate",
+        about: "Make a token that takes another one's place, and show it this once",
+        details: "The older one is good until the newer one is used. Whoever uses the older one after \
+                  that has it from somewhere it should not be: then all that came from its grant ends.",
+        args: &[TOKEN],
+        mutates: true,
+        shape: Shape::Outcome(&["token", "id", "client", "expires"]),
+        run: |call| Box::pin(rotate(call)),
     },
     Command {
         name: "token list",
@@ -85,12 +125,7 @@ pub const COMMANDS: &[Command] = &[
         about: "Make a token dead for good, and end the sessions that it opened",
         details: "",
         args: &[
-            Arg {
-                name: "token",
-                about: "The token's id",
-                form: Form::Required,
-                kind: ValueKind::Token,
-            },
+            TOKEN,
             Arg {
                 name: "reason",
                 about: "Words for the peers",
@@ -117,12 +152,31 @@ async fn account(call: &Call) -> Result<Account, CommandError> {
     call.server.account(jid.as_str()).await?.ok_or_else(unknown)
 }
 
+impl From<MintError> for CommandError {
+    fn from(error: MintError) -> Self {
+        match error {
+            MintError::Store(error) => error.into(),
+            other => Self::failed(other.to_string())
+                .hint("`usher client list JID` and `usher token list JID` show what there is"),
+        }
+    }
+}
+
 async fn mint(call: Call) -> Result<Done, CommandError> {
     let account = account(&call).await?;
-    let bounds = &call.server.config.tokens;
-    let ttl = call.value::<Span>("ttl").unwrap_or(bounds.ttl);
+    let (bounds, clients) = (&call.server.config.tokens, &call.server.config.clients);
+    let class = call.text("class").and_then(Class::parse).unwrap_or_default();
+    let ttl = match (call.value::<Span>("ttl"), class.length(clients)) {
+        (Some(_), Some(_)) => {
+            return Err(CommandError::usage("`--ttl` and `--class` say the same thing")
+                .hint("leave one of them out"));
+        }
+        (Some(ttl), None) => ttl.get(),
+        (None, Some(_)) => None,
+        (None, None) => bounds.ttl.get(),
+    };
     if let Some(max) = bounds.max_ttl.get()
-        && ttl.get().is_none_or(|ttl| ttl > max)
+        && ttl.or(class.length(clients)).is_none_or(|ttl| ttl > max)
     {
         let message = format!("a token may live {} at most", bounds.max_ttl);
         return Err(CommandError::failed(message).hint("`tokens.max_ttl` in the configuration"));
@@ -150,79 +204,142 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
             full.resource().map(str::to_owned)
         }
     };
-    let mint = Mint {
-        ttl: ttl.get(),
-        inactive: inactive.get(),
-        role,
-        purpose: call.text("purpose").unwrap_or(LOGIN).into(),
-        label: call.text("label").map(|label| label.chars().take(100).collect()),
-        resource,
-        by: call.caller.to_string(),
+    let parent = match (call.value::<ClientId>("client"), call.value::<GrantId>("grant")) {
+        (None, None) => Parent::New,
+        (Some(client), None) => Parent::Client(client),
+        (None, Some(grant)) => Parent::Grant(grant),
+        (Some(_), Some(_)) => {
+            return Err(CommandError::usage("`--client` and `--grant` exclude each other")
+                .hint("a grant has its client already"));
+        }
     };
-    let (record, token) = call.server.mint(&account, mint).await?;
-    let expires = record.expires.map(|expires| expires.to_string());
-    let text = token.to_text();
-    let row = row! { "token": text.as_str(), "id": record.id.to_string(), "expires": expires };
-    if call.row(row).await.is_err() {
-        // It is valid all the same, so the audit names it.
-        let message = format!(
-            "minted {} for `{}`, but the caller had gone before it was shown",
-            record.id, record.jid
-        );
-        return Err(CommandError::failed(message).hint("revoke it"));
+    let bound_to = call.network("bind-to").map(|network| network.trunc());
+    if parent != Parent::New && (class != Class::Policy || bound_to.is_some()) {
+        return Err(CommandError::usage("`--class` and `--bind-to` are for a new client")
+            .hint("`usher client set` changes one that is there"));
     }
-    Ok(Done::said(format!("minted {} for `{}`; it is not shown again", record.id, record.jid))
-        .with("id", record.id.to_string()))
+    let mint = Mint {
+        ttl,
+        inactive: inactive.get(),
+        purpose: call.text("purpose").unwrap_or(LOGIN).into(),
+        label: call.text("label").map(|label| label.chars().take(client::TEXT).collect()),
+        resource,
+        class,
+        bound_to,
+        parent,
+        ..Mint::login(role, &*call.caller)
+    };
+    let (found, token) = call.server.mint(&account, mint).await?;
+    shown(&call, &account, &found, &token).await
 }
 
-fn token_row(call: &Call, account: &Account, record: &TokenRecord) -> Map<String, Value> {
-    let time = |at: Option<crate::clock::Millis>| at.map(|at| at.to_string());
+async fn rotate(call: Call) -> Result<Done, CommandError> {
+    let Some(old) = by_id(&call).await? else { return Ok(nothing(&call)) };
+    let unknown = || CommandError::failed(format!("there is no account `{}`", old.client.jid));
+    let account = call.server.account(&old.client.jid).await?.ok_or_else(unknown)?;
+    let (found, token) = call.server.rotate_token(&account, old.token.id, &call.caller).await?;
+    shown(&call, &account, &found, &token).await
+}
+
+/// Shows a token, once and never again.
+async fn shown(
+    call: &Call,
+    account: &Account,
+    found: &Found,
+    token: &Token,
+) -> Result<Done, CommandError> {
+    let (id, jid) = (found.token.id, &account.jid);
+    let policy = call.server.policy_of(account);
+    let row = row! {
+        "token": token.to_text().as_str(),
+        "id": id.to_string(),
+        "client": found.client.id.to_string(),
+        "sid": found.client.sid,
+        "grant": found.grant.id.to_string(),
+        "expires": found.client.expiry(id, &policy).map(|expires| expires.to_string()),
+    };
+    if call.row(row).await.is_err() {
+        // It is valid all the same, so the audit names it.
+        let message =
+            format!("minted {id} for `{jid}`, but the caller had gone before it was shown");
+        return Err(CommandError::failed(message).hint("revoke it"));
+    }
+    Ok(Done::said(format!("minted {id} for `{jid}`; it is not shown again"))
+        .with("id", id.to_string())
+        .with("client", found.client.id.to_string()))
+}
+
+fn token_row(
+    call: &Call,
+    account: &Account,
+    check: &Check<'_>,
+    found: &Found,
+) -> Map<String, Value> {
+    let Found { client, grant, token } = found;
+    let time = |at: Option<Millis>| at.map(|at| at.to_string());
+    let over = client.token_over(grant, token, account, check);
+    let tombstone = client.tombstone(grant, token);
     row! {
-        "id": record.id.to_string(),
-        "jid": record.jid,
-        "label": record.label,
-        "state": record.over(account, call.server.clock.now()).map_or("valid", Over::as_str),
-        "role": record.role,
-        "purpose": record.purpose,
-        "resource": record.resource,
-        "created": record.created.to_string(),
-        "created_by": record.created_by,
-        "expires": time(record.expires),
-        "inactive_seconds": record.inactive,
-        "last_used": time(record.last_used),
-        "revoked": time(record.revoked.as_ref().map(|revoked| revoked.at)),
-        "revoked_by": record.revoked.as_ref().map(|revoked| &revoked.by),
-        "reason": record.revoked.as_ref().and_then(|revoked| revoked.reason.as_ref()),
-        "sessions": call.server.registry.with_token(record.id).len(),
+        "id": token.id.to_string(),
+        "jid": client.jid,
+        "client": client.id.to_string(),
+        "sid": client.sid,
+        "grant": grant.id.to_string(),
+        "label": client.label,
+        "state": over.map_or("valid", Over::as_str),
+        "role": token.role.min(grant.role),
+        "purpose": token.purpose,
+        "resource": token.resource,
+        "created": token.created.to_string(),
+        "created_by": token.created_by,
+        "expires": time(client.expiry(token.id, check.policy)),
+        "inactive_seconds": token.inactive,
+        "last_used": time(token.used),
+        "revoked": time(tombstone.map(|over| over.at)),
+        "revoked_by": tombstone.map(|over| &over.by),
+        "reason": tombstone.and_then(|over| over.text.as_ref()),
+        "sessions": call.server.registry.with_token(token.id).len(),
     }
 }
 
 async fn list(call: Call) -> Result<Done, CommandError> {
     let account = account(&call).await?;
-    let records = call.server.tokens_of(&account).await?;
-    for record in &records {
-        call.row(token_row(&call, &account, record)).await?;
+    let tokens = call.server.tokens_of(&account).await?;
+    let (policy, epochs) =
+        (call.server.policy_of(&account), call.server.epochs_of(&account).await?);
+    let check = Check { policy: &policy, epochs: &epochs, now: call.server.clock.now() };
+    for found in &tokens {
+        call.row(token_row(&call, &account, &check, found)).await?;
     }
-    Ok(if records.is_empty() {
+    Ok(if tokens.is_empty() {
         Done::nothing(format!("`{}` has no tokens", account.jid))
     } else {
         Done::said("")
     })
 }
 
+async fn by_id(call: &Call) -> Result<Option<Found>, CommandError> {
+    let missing = || CommandError::usage("`token` is missing");
+    let id = call.value::<TokenId>("token").ok_or_else(missing)?;
+    Ok(call.server.find_token(id).await?)
+}
+
+fn nothing(call: &Call) -> Done {
+    Done::nothing(format!("there is no token {}", call.text("token").unwrap_or_default()))
+}
+
 async fn revoke(call: Call) -> Result<Done, CommandError> {
     let missing = || CommandError::usage("`token` is missing");
     let id = call.value::<TokenId>("token").ok_or_else(missing)?;
     let reason = call.text("reason").map(str::to_owned);
-    let revoked = call.server.revoke_token(id, &call.actor(), &call.caller, reason).await?;
-    let Some((record, sessions)) = revoked else {
-        return Ok(Done::nothing(format!("there is no token {id}")));
-    };
+    let revoked = call.server.revoke_token(id, &call.actor(), reason).await?;
+    let Some((found, sessions)) = revoked else { return Ok(nothing(&call)) };
+    let jid = &found.client.jid;
     let ended = sessions.len() - call.server.all_settled(&sessions).await.len();
     let message = match sessions.len() {
-        0 => format!("revoked {id} of `{}`, no session to end", record.jid),
-        1 => format!("revoked {id} of `{}`, 1 session ended", record.jid),
-        many => format!("revoked {id} of `{}`, {many} sessions ended", record.jid),
+        0 => format!("revoked {id} of `{jid}`, no session to end"),
+        1 => format!("revoked {id} of `{jid}`, 1 session ended"),
+        many => format!("revoked {id} of `{jid}`, {many} sessions ended"),
     };
     Ok(Done::said(message).with("id", id.to_string()).with("ended", ended))
 }

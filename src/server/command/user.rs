@@ -4,7 +4,10 @@ use serde_json::Value;
 use wire::{Jid, Secret};
 
 use super::{Arg, Call, Command, CommandError, Done, Form, Reply, Running, Shape, ValueKind, row};
-use crate::account::{Account, AccountError, Role, Standing};
+use crate::{
+    account::{Account, AccountError, Role},
+    change::Standing,
+};
 
 const JID: Arg = Arg {
     name: "jid",
@@ -51,7 +54,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "user role",
-        about: "Change what an account may do; ends its sessions",
+        about: "Change what an account may do; its sessions go by it at once",
         details: "",
         args: &[
             JID,
@@ -170,7 +173,7 @@ async fn add(call: Call) -> Result<Done, CommandError> {
 async fn password(call: Call) -> Result<Done, CommandError> {
     let jid = call.jid("jid")?;
     let keys = call.server.keys_of(secret(&call)?).await?;
-    let ended = call.server.set_password(&jid, keys, call.actor()).await?;
+    let ended = call.server.set_password(&jid, keys, call.actor(), None).await?;
     let message = format!("set the password of `{jid}`, {}", sessions_ended(ended));
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }

@@ -14,8 +14,9 @@ use super::schema::{Kind, Node, ROOT};
 pub fn example() -> String {
     let mut out = String::new();
     comment(&mut out, &ROOT.about);
-    out.push_str("#\n# Every key is here. One behind a `#` without a space shows its default.\n");
-    section(&mut out, "", &ROOT.keys, false);
+    out.push_str("#\n# Every key is here. One behind a `#` without a space shows its default. What is behind\n");
+    out.push_str("# `##` is not there by default, and may be there any number of times.\n");
+    section(&mut out, "", &ROOT.keys, false, false);
     out
 }
 
@@ -27,8 +28,9 @@ pub fn reference() -> String {
     out
 }
 
-/// Plain keys first: behind the header of a section they would belong to it.
-fn section(out: &mut String, path: &str, keys: &[Node], set: bool) {
+/// Plain keys first: behind the header of a section they would belong to it. `set`: the section is
+/// there by default; `hidden`: it is not, and only shown.
+fn section(out: &mut String, path: &str, keys: &[Node], set: bool, hidden: bool) {
     for (i, node) in keys.iter().filter(|node| !node.kind.is_section()).enumerate() {
         if path.is_empty() || i > 0 {
             out.push('\n');
@@ -37,7 +39,11 @@ fn section(out: &mut String, path: &str, keys: &[Node], set: bool) {
         if node.default.is_null() {
             out.push_str("# Not set by default.\n");
         }
-        let mark = if set { "" } else { "#" };
+        let mark = match (hidden, set) {
+            (true, _) => "##",
+            (false, true) => "",
+            (false, false) => "#",
+        };
         let _ = writeln!(out, "{mark}{} = {}", node.name, value(&node.default));
     }
     for node in keys {
@@ -46,14 +52,20 @@ fn section(out: &mut String, path: &str, keys: &[Node], set: bool) {
             Kind::Section(inner) => (format!("[{path}]"), inner, false),
             // A section that is there at all says one thing more than its absence: it is what
             // people change first, so it is set and not only shown.
-            Kind::Sections(inner) => (format!("[[{path}]]"), inner, true),
+            Kind::Sections(inner) => (format!("[[{path}]]"), inner, !empty(&node.default)),
             _ => continue,
         };
         out.push('\n');
         comment(out, &node.about);
-        let _ = writeln!(out, "{header}");
-        section(out, &path, inner, set);
+        let hidden = hidden || (!set && matches!(node.kind, Kind::Sections(_)));
+        let mark = if hidden { "##" } else { "" };
+        let _ = writeln!(out, "{mark}{header}");
+        section(out, &path, inner, set, hidden);
     }
+}
+
+fn empty(default: &Value) -> bool {
+    default.as_array().is_some_and(Vec::is_empty)
 }
 
 fn write_section(out: &mut String, path: &str, title: &str, about: &str, keys: &[Node]) {
@@ -154,7 +166,8 @@ mod tests {
                 }
             }
         }
-        let table = toml::Value::Table(uncommented(|_| true).parse().unwrap());
+        let table = uncommented(|_| true).replace("\n##", "\n").parse().unwrap();
+        let table = toml::Value::Table(table);
         walk(&ROOT.keys, &table, &reference(), "");
     }
 

@@ -16,6 +16,8 @@ pub use example::{example, reference};
 pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
+use crate::policy::{AtLimit, NewClients, Policy};
+
 /// Usher's configuration. Every key has a default; an empty file is a working server.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -37,6 +39,12 @@ pub struct Config {
     pub limits: Limits,
     /// How long sessions last and what happens when two want the same name.
     pub sessions: Sessions,
+    /// What is remembered of clients, and for how long.
+    pub clients: Clients,
+    /// Who has to go when something about an account changes.
+    pub on: On,
+    /// Policies for groups of accounts; `usher user group` puts accounts in.
+    pub group: Vec<Group>,
     /// Bounds for `secret-token:` credentials.
     pub tokens: Tokens,
     /// Roster and offline storage.
@@ -56,6 +64,9 @@ impl Default for Config {
             auth: Auth::default(),
             limits: Limits::default(),
             sessions: Sessions::default(),
+            clients: Clients::default(),
+            on: On::default(),
+            group: Vec::new(),
             tokens: Tokens::default(),
             storage_limits: StorageLimits::default(),
             log: Log::default(),
@@ -79,12 +90,24 @@ pub enum Storage {
 pub struct Host {
     /// The domain, as in the part of a JID behind the `@`.
     pub name: String,
+    /// What its accounts may, where it differs from `[sessions]` and `[clients]`.
+    pub policy: Policy,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { name: "localhost".into() }
+        Self { name: "localhost".into(), policy: Policy::default() }
     }
+}
+
+/// A policy for some accounts.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Group {
+    /// What `usher user group` calls it.
+    pub name: String,
+    /// What its accounts may, where it differs from that of their host.
+    pub policy: Policy,
 }
 
 /// Addresses to listen on. An empty list turns a door off.
@@ -228,6 +251,11 @@ pub struct Sessions {
     pub inactivity: Span,
     /// A session this old is ended, however active. `off`: never.
     pub lifetime: Span,
+    /// Bound sessions that an account may have at once; one that replaces another does not count. 0:
+    /// no bound but `limits.per_account`.
+    pub max_sessions: u32,
+    /// What happens when an account has `max_sessions` and another one comes.
+    pub at_limit: AtLimit,
     /// How long a client may take to close its side once it has been told that its session is over,
     /// before the connection is cut.
     pub close_wait: Span,
@@ -239,6 +267,8 @@ impl Default for Sessions {
             conflict: Conflict::Replace,
             inactivity: Span::OFF,
             lifetime: Span::OFF,
+            max_sessions: 0,
+            at_limit: AtLimit::Refuse,
             close_wait: Span::seconds(5),
         }
     }
@@ -254,6 +284,89 @@ pub enum Conflict {
     Rename,
     /// The older one ends with `conflict`.
     Replace,
+}
+
+/// What is remembered of clients, and for how long. A client is one piece of software that an account
+/// has let in; it outlives its sessions.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Clients {
+    /// A client that was not seen for this long is over, with its tokens. `off`: never.
+    pub inactivity: Span,
+    /// A client this old is over, with its tokens, however often it was seen. `off`: never.
+    pub lifetime: Span,
+    /// How long a client of class `short` may stay.
+    pub short: Span,
+    /// How long a client of class `long` may stay; counted anew when less than half of it is left.
+    pub long: Span,
+    /// How long a client of class `once` may stay.
+    pub once: Span,
+    /// How exactly the last use is recorded: at most one write per client in this time.
+    pub last_use: Span,
+    /// How long it is remembered that and why a client, grant or token is over, so that whoever
+    /// presents it is told.
+    pub tombstones: Span,
+    /// Clients that are remembered of one account. Beyond it, the one without a token that was not
+    /// seen for the longest time is forgotten.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub per_account: u32,
+    /// Whether a client that was never seen before may do everything at once, or has to be confirmed
+    /// by another one of the account first.
+    pub new_clients: NewClients,
+    /// An unconfirmed client counts as confirmed after this long. `off`: never by itself.
+    pub confirm_after: Span,
+    /// A client younger than this may not end older ones of its account, nor block them or revoke
+    /// their tokens, so that a thief cannot throw the owner out. `off`: at once.
+    pub fresh: Span,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            inactivity: Span::OFF,
+            lifetime: Span::OFF,
+            short: Span::seconds(36 * 3_600),
+            long: Span::days(60),
+            once: Span::seconds(2 * 3_600),
+            last_use: Span::seconds(60),
+            tombstones: Span::days(90),
+            per_account: 100,
+            new_clients: NewClients::Free,
+            confirm_after: Span::OFF,
+            fresh: Span::days(1),
+        }
+    }
+}
+
+/// Who has to go when something about an account changes. When an account is disabled or deleted,
+/// all have to.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct On {
+    /// The owner changes the password. Tokens from before are void unless nobody has to go.
+    pub password_change: Who,
+    /// An administrator sets another password. Tokens from before are void unless nobody has to go.
+    pub password_reset: Who,
+    /// An administrator gives the account another role. Whoever stays has the new role at once.
+    pub role_change: Who,
+}
+
+impl Default for On {
+    fn default() -> Self {
+        Self { password_change: Who::Others, password_reset: Who::All, role_change: Who::Nobody }
+    }
+}
+
+/// Which sessions of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Who {
+    /// All of them.
+    All,
+    /// None.
+    Nobody,
+    /// All but the one that made the change, if one did.
+    Others,
 }
 
 /// Bounds for `secret-token:` credentials.

@@ -117,6 +117,13 @@ fn keys(schema: &Value, defaults: Option<&Value>) -> Vec<Node> {
 }
 
 fn kind(schema: &Value, default: &Value) -> Kind {
+    // `Option<T>` of an enum is `anyOf` it and null.
+    if let Some(variants) = schema.get("anyOf").and_then(Value::as_array) {
+        let null = |variant: &&Value| variant.get("type").is_some_and(|name| name == "null");
+        if let Some(inner) = variants.iter().find(|variant| !null(variant)) {
+            return kind(inner, default);
+        }
+    }
     if let Some(words) = words(schema) {
         return Kind::Choice(words);
     }
