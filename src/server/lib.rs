@@ -17,6 +17,7 @@ pub mod audit;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod deadlines;
 pub mod end;
 pub mod events;
 pub mod hooks;
@@ -48,6 +49,7 @@ pub use crate::session::Session;
 use crate::{
     clock::{Clock, Millis},
     config::Config,
+    deadlines::Deadlines,
     events::{Events, Recent},
     hooks::Hooks,
     keyring::KeyRing,
@@ -70,6 +72,8 @@ pub struct Server {
     pub keys: KeyRing,
     /// Who is where.
     pub registry: Registry,
+    /// When to look at whom again.
+    pub deadlines: Deadlines,
     /// Where features attach.
     pub hooks: Hooks,
     /// What else they have registered.
@@ -157,6 +161,7 @@ impl Server {
             store,
             keys,
             registry: Registry::default(),
+            deadlines: Deadlines::default(),
             hooks,
             registrations,
             plugins,

@@ -31,7 +31,7 @@ use crate::{
     id::{AccountId, SessionId},
     random,
     registry::{Bind, Login},
-    session::Identity,
+    session::{Identity, OwnSpan},
     store::StoreError,
     vault::{Over, TokenDenied},
 };
@@ -107,6 +107,7 @@ impl Server {
             let text = "Too many connections from your address";
             return Err(StreamError::new(StreamCondition::PolicyViolation).with_text(text));
         }
+        self.rearm(&session);
         self.events.publish(&session, Change::Connected);
         Ok(session)
     }
@@ -224,10 +225,14 @@ impl Server {
             resource: pinned.and_then(|token| token.resource),
             role: standing.role,
             since: self.clock.now(),
+            lifetime: OwnSpan::default(),
+            inactivity: OwnSpan::default(),
         };
+        // Those that are over but not swept yet take up no room.
+        self.sweep_account(jid.as_str());
         let cap = cap(self.config.limits.per_account);
         match self.registry.login(session, identity, cap) {
-            Login::Entered => {}
+            Login::Entered => self.rearm(session),
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
             Login::TooMany => {
                 let text = "This account has too many sessions that have bound no resource";
@@ -303,6 +308,7 @@ impl Server {
                 if let Some(evicted) = evicted {
                     self.see_off(&evicted, End::new(Reason::Replaced));
                 }
+                self.rearm(session);
                 self.events.publish(session, Change::Bound);
                 tracing::info!(event = "bound", session = %session.id, jid = jid.as_str());
                 Ok(jid)

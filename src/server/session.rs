@@ -20,6 +20,8 @@ use wire::{Frame, Jid, Mechanism, StreamError, TokenId};
 use crate::{
     account::Role,
     clock::Millis,
+    config::Span,
+    deadlines::Armed,
     end::EndRecord,
     id::{AccountId, SessionId},
     mailbox::Mailbox,
@@ -119,6 +121,38 @@ pub struct Identity {
     pub role: Role,
     /// When it logged in.
     pub since: Millis,
+    /// Its own greatest age, if it has one.
+    pub(crate) lifetime: OwnSpan,
+    /// Its own bound on inactivity, if it has one.
+    pub(crate) inactivity: OwnSpan,
+}
+
+/// A length of time that one session has instead of the configured one; may change at any time.
+#[derive(Debug)]
+pub(crate) struct OwnSpan(AtomicU64);
+
+impl Default for OwnSpan {
+    fn default() -> Self {
+        Self(AtomicU64::new(Self::AS_CONFIGURED))
+    }
+}
+
+impl OwnSpan {
+    const AS_CONFIGURED: u64 = u64::MAX;
+
+    /// `None`: as configured.
+    pub(crate) fn set(&self, own: Option<Span>) {
+        let seconds = own.map_or(Self::AS_CONFIGURED, |span| span.get().unwrap_or(0));
+        self.0.store(seconds, Ordering::Release);
+    }
+
+    /// What is in force.
+    pub(crate) fn or(&self, configured: Span) -> Span {
+        match self.0.load(Ordering::Acquire) {
+            Self::AS_CONFIGURED => configured,
+            seconds => Span::seconds(seconds),
+        }
+    }
 }
 
 /// What is known of a connection's encryption.
@@ -167,6 +201,8 @@ pub struct Session {
     /// Sums.
     pub traffic: Traffic,
     flags: AtomicU8,
+    /// Where it stands in the queue of deadlines.
+    pub(crate) armed: Armed,
     /// Held while the flags change; taken by the registry alone.
     pub(crate) order: Mutex<()>,
     /// When the peer last sent a stanza (keepalives do not count); `created` before the first.
@@ -228,6 +264,7 @@ impl Session {
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
             flags: AtomicU8::new(0),
+            armed: Armed::default(),
             order: Mutex::default(),
             last_activity: AtomicU64::new(now.0),
             identity: OnceLock::new(),
@@ -368,11 +405,15 @@ impl Session {
 }
 
 impl Identity {
-    /// The token, if it is time to note again that it is in use; true once per interval.
-    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
+    /// When it is time to note again that the token is in use; never, if that does not matter.
+    pub(crate) fn use_to_note_at(&self) -> Option<Millis> {
         let interval = (self.inactive? / 10).max(1);
-        let noted = self.use_noted.load(Ordering::Relaxed);
-        if now.seconds_since(Millis(noted)) < interval {
+        Some(Millis(self.use_noted.load(Ordering::Relaxed)).plus_seconds(interval))
+    }
+
+    /// The token, if that time has come; true once per interval.
+    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
+        if self.use_to_note_at()? > now {
             return None;
         }
         self.use_noted.store(now.0, Ordering::Relaxed);

@@ -3,7 +3,8 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, ends, changes, churn, rivals       walls: what may depend on what
+//!  world ─► sessions, deadlines, ends, changes, churn, rivals
+//!  walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod audit;
 mod changes;
 mod churn;
 mod crash;
+mod deadlines;
 mod dialogue;
 mod docs;
 mod ends;
