@@ -26,6 +26,7 @@ pub mod iq;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
+pub mod pace;
 pub mod plugin;
 pub mod random;
 pub mod registry;
