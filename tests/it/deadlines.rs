@@ -20,7 +20,7 @@ use crate::world::{START, World, assert_eventually, enter};
 
 const DAY: u64 = 86_400_000;
 
-fn unlimited(config: &mut Config) {
+pub fn unlimited(config: &mut Config) {
     config.limits.per_address = 0;
     config.limits.per_account = 0;
 }
@@ -60,7 +60,7 @@ async fn enter_with_token(
     record.id
 }
 
-fn reason(session: &Session) -> Option<Reason> {
+pub fn reason(session: &Session) -> Option<Reason> {
     session.end_record().map(|record| record.reason)
 }
 

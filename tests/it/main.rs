@@ -3,7 +3,7 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, deadlines, ends, pace, changes, churn, rivals
+//!  world ─► sessions, deadlines, lists, ends, pace, changes, churn, rivals
 //!  walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod dialogue;
 mod docs;
 mod ends;
 mod faults;
+mod lists;
 mod pace;
 mod rivals;
 mod scram;
