@@ -97,7 +97,12 @@ impl<'a> Page<'a> {
                 writeln!(self.out, "{}", json(&outcome.into()))?;
             }
             (Shape::Stream(_), _) => {}
-            (Shape::List(columns), false) => self.table(columns, &rows)?,
+            (Shape::List(columns), false) => {
+                self.table(columns, &rows)?;
+                if done.matched && !done.message.is_empty() {
+                    writeln!(self.out, "{}", plain(&done.message))?;
+                }
+            }
             (Shape::Record, false) => {
                 for (i, row) in rows.iter().enumerate() {
                     if i > 0 {

@@ -196,8 +196,9 @@ impl Server {
         for session in self.registry.of(&account.jid) {
             if let Some(identity) = session.identity() {
                 let mut live = identity.live.lock();
-                live.policy = policy.clone();
                 live.role = account.role.min(live.most);
+                drop(live);
+                self.apply_policy(&session, policy.clone());
             }
         }
     }

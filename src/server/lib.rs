@@ -19,6 +19,7 @@ pub mod client;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod deadlines;
 pub mod end;
 pub mod epoch;
 pub mod events;
@@ -28,6 +29,7 @@ pub mod iq;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
+pub mod pace;
 pub mod plugin;
 pub mod policy;
 pub mod random;
@@ -53,6 +55,7 @@ pub use crate::session::Session;
 use crate::{
     clock::{Clock, Millis},
     config::Config,
+    deadlines::Deadlines,
     events::{Events, Recent},
     hooks::Hooks,
     keyring::KeyRing,
@@ -75,6 +78,8 @@ pub struct Server {
     pub keys: KeyRing,
     /// Who is where.
     pub registry: Registry,
+    /// When to look at whom again.
+    pub deadlines: Deadlines,
     /// Where features attach.
     pub hooks: Hooks,
     /// What else they have registered.
@@ -172,6 +177,7 @@ impl Server {
             store,
             keys,
             registry: Registry::default(),
+            deadlines: Deadlines::default(),
             hooks,
             registrations,
             plugins,

@@ -114,6 +114,7 @@ impl Server {
             let text = "Too many connections from your address";
             return Err(StreamError::new(StreamCondition::PolicyViolation).with_text(text));
         }
+        self.rearm(&session);
         self.events.publish(&session, Change::Connected);
         Ok(session)
     }
@@ -229,10 +230,12 @@ impl Server {
         if let Some(found) = &standing.found {
             self.may_come(session, &found.client)?;
         }
+        // Those that are over but not swept yet take up no room.
+        self.sweep_account(jid.as_str());
         let cap = cap(self.config.limits.per_account);
         let identity = self.identity(&jid, &standing, mechanism, binding, now);
         match self.registry.login(session, identity, cap) {
-            Login::Entered => {}
+            Login::Entered => self.rearm(session),
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
             Login::TooMany => {
                 let text = "This account has too many sessions that have bound no resource";
@@ -404,6 +407,7 @@ impl Server {
                     self.end(session, End::new(Reason::Internal));
                     return Err(bind_failed(&error));
                 }
+                self.rearm(session);
                 self.events.publish(session, Change::Bound);
                 tracing::info!(event = "bound", session = %session.id, jid = jid.as_str());
                 Ok(jid)

@@ -4,7 +4,10 @@
 //! Sharded, so that sessions of different accounts do not meet. All that concerns one account (its
 //! sessions' stages, bind, replacement, removal) happens under the lock of that account's shard;
 //! that is what makes a bind or an end atomic. Lock order: a user shard, then one session's cold
-//! part; the other indexes are taken alone.
+//! part; a shard of those that are leaving, then one of the ids; the other indexes are taken alone.
+
+mod crowd;
+mod page;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,6 +23,8 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use wire::{Jid, TokenId};
 
+use self::crowd::Crowd;
+pub use self::page::{BUDGET, Page};
 use crate::{
     config::Conflict,
     end::Reason,
@@ -39,10 +44,13 @@ pub struct Registry {
     /// By id, ordered, so that pages have a stable cursor.
     sessions: Vec<RwLock<BTreeMap<SessionId, Arc<Session>>>>,
     /// Logged-in sessions by bare JID, bound or not.
-    users: Vec<RwLock<HashMap<Box<str>, Few>>>,
+    users: Vec<RwLock<HashMap<Jid, Few>>>,
+    /// Those that were logged in and are ending, by bare JID, until they are settled. Nothing is
+    /// routed to them; lists of an account show them.
+    leaving: Vec<Mutex<HashMap<Jid, Crowd>>>,
     /// By address; those of one IPv6 /64 network together, for that is what a single peer has.
-    addresses: Vec<Mutex<HashMap<IpAddr, Few>>>,
-    tokens: Vec<Mutex<HashMap<TokenId, Few>>>,
+    addresses: Vec<Mutex<HashMap<IpAddr, Crowd>>>,
+    tokens: Vec<Mutex<HashMap<TokenId, Crowd>>>,
     /// How many sessions have exactly this set of flags; indexed by the four lowest bits.
     counts: [AtomicUsize; 16],
 }
@@ -103,6 +111,7 @@ impl Default for Registry {
             hasher: RandomState::new(),
             sessions: shards(),
             users: shards(),
+            leaving: shards(),
             addresses: shards(),
             tokens: shards(),
             counts: Default::default(),
@@ -120,11 +129,11 @@ impl Registry {
         let address = peer_network(session.address());
         {
             let mut shard = self.addresses[self.shard(&address)].lock();
-            let few = shard.entry(address).or_default();
-            if cap > 0 && few.len() >= cap {
+            let crowd = shard.entry(address).or_default();
+            if cap > 0 && crowd.len() >= cap {
                 return false;
             }
-            few.push(session.clone());
+            crowd.push(session.clone());
         }
         self.counts[0].fetch_add(1, Ordering::Relaxed);
         self.sessions[Self::id_shard(session.id)].write().insert(session.id, session);
@@ -142,7 +151,7 @@ impl Registry {
         let (jid, token) = (identity.jid.clone(), identity.token);
         {
             let mut shard = self.users[self.shard(jid.as_str())].write();
-            let few = shard.entry(jid.as_str().into()).or_default();
+            let few = shard.entry(jid.clone()).or_default();
             let unbound = few.iter().filter(|other| other.full().is_none());
             if cap > 0 && unbound.count() >= cap {
                 return Login::TooMany;
@@ -252,6 +261,7 @@ impl Registry {
         }
         drop(shard);
         for (old, _) in &evicted {
+            self.enter_leaving(old);
             self.forget_token(old);
         }
         Bind::Bound { jid, evicted }
@@ -299,10 +309,27 @@ impl Registry {
         if let Some(identity) = session.identity() {
             let key = identity.jid.as_str();
             let mut shard = self.users[self.shard(key)].write();
-            remove(&mut shard, key, session);
+            if let Some(few) = shard.get_mut(key) {
+                few.retain(|other| !Arc::ptr_eq(other, session));
+                if few.is_empty() {
+                    shard.remove(key);
+                }
+            }
         }
+        self.enter_leaving(session);
         self.forget_token(session);
         true
+    }
+
+    /// Keeps a session that is ending where lists of its account find it.
+    fn enter_leaving(&self, session: &Arc<Session>) {
+        let Some(identity) = session.identity() else { return };
+        let mut shard = self.leaving[self.shard(identity.jid.as_str())].lock();
+        // Settled in between: its removal has passed here already, or is still to come and waits for
+        // this lock.
+        if self.get(session.id).is_some() {
+            shard.entry(identity.jid.clone()).or_default().push(session.clone());
+        }
     }
 
     /// Sets the flag; true for exactly one caller.
@@ -317,17 +344,22 @@ impl Registry {
 
     fn forget_token(&self, session: &Arc<Session>) {
         if let Some(token) = session.identity().and_then(|identity| identity.token) {
-            remove(&mut self.tokens[self.shard(&token)].lock(), &token, session);
+            crowd::remove(&mut self.tokens[self.shard(&token)].lock(), &token, session);
         }
     }
 
     /// Forgets a session whose connection is gone.
     pub(crate) fn forget(&self, session: &Arc<Session>) {
         let address = peer_network(session.address());
-        remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
+        crowd::remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
         if self.sessions[Self::id_shard(session.id)].write().remove(&session.id).is_some() {
             let flags = session.flags().0 & 15;
             self.counts[usize::from(flags)].fetch_sub(1, Ordering::Relaxed);
+        }
+        // Behind its removal by id, which is what decides whether it may still enter here.
+        if let Some(identity) = session.identity() {
+            let key = identity.jid.as_str();
+            crowd::remove(&mut self.leaving[self.shard(key)].lock(), key, session);
         }
     }
 
@@ -375,49 +407,33 @@ impl Registry {
         shard.get(key)?.iter().find(|session| session.full() == Some(jid)).cloned()
     }
 
+    /// Sessions of an account that are ending and not settled yet.
+    fn leaving(&self, bare: &str) -> Vec<Arc<Session>> {
+        let shard = &self.leaving[self.shard(bare)];
+        crowd::all(|see| shard.lock().get(bare).into_iter().for_each(see), page::CHUNK)
+    }
+
     /// Sessions from one IP address, logged in or not.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Few {
         let network = peer_network(address);
-        let shard = self.addresses[self.shard(&network)].lock();
-        let mut few = shard.get(&network).cloned().unwrap_or_default();
-        few.retain(|session| session.address() == address);
-        few
+        let shard = &self.addresses[self.shard(&network)];
+        let all = |see: &mut dyn FnMut(&Crowd)| {
+            shard.lock().get(&network).into_iter().for_each(see);
+        };
+        let mut found = Few::from_vec(crowd::all(all, page::CHUNK));
+        found.retain(|session| session.address() == address);
+        found
     }
 
     /// Sessions that logged in with a token.
     #[must_use]
     pub fn with_token(&self, token: TokenId) -> Few {
-        let shard = self.tokens[self.shard(&token)].lock();
-        shard.get(&token).cloned().unwrap_or_default()
-    }
-
-    /// Up to `limit` sessions with an id greater than `after`, in order of ids.
-    #[must_use]
-    pub fn page(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
-        let mut page = Vec::new();
-        let first = after.map_or(0, Self::id_shard);
-        for shard in &self.sessions[first..] {
-            let shard = shard.read();
-            let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-            let rest = shard.range((start, std::ops::Bound::Unbounded)).map(|(_, s)| s.clone());
-            page.extend(rest.take(limit - page.len()));
-            if page.len() >= limit {
-                break;
-            }
-        }
-        page
-    }
-
-    /// All sessions, in pages, so that no lock is held for long.
-    pub fn all(&self) -> impl Iterator<Item = Arc<Session>> + '_ {
-        let mut after = None;
-        std::iter::from_fn(move || {
-            let page = self.page(after, 1024);
-            after = Some(page.last()?.id);
-            Some(page)
-        })
-        .flatten()
+        let shard = &self.tokens[self.shard(&token)];
+        let all = |see: &mut dyn FnMut(&Crowd)| {
+            shard.lock().get(&token).into_iter().for_each(see);
+        };
+        Few::from_vec(crowd::all(all, page::CHUNK))
     }
 
     /// How many sessions there are, by stage. Reads sixteen counters.
@@ -455,18 +471,5 @@ fn peer_network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
-fn remove<K, Q>(map: &mut HashMap<K, Few>, key: &Q, session: &Arc<Session>)
-where
-    K: Eq + Hash + std::borrow::Borrow<Q>,
-    Q: Eq + Hash + ?Sized,
-{
-    if let Some(few) = map.get_mut(key) {
-        few.retain(|other| !Arc::ptr_eq(other, session));
-        if few.is_empty() {
-            map.remove(key);
-        }
     }
 }

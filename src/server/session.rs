@@ -21,6 +21,7 @@ use crate::{
     account::Role,
     client::ClientRef,
     clock::Millis,
+    deadlines::Armed,
     end::EndRecord,
     epoch::Stamp,
     id::{AccountId, GrantId, SessionId},
@@ -189,6 +190,8 @@ pub struct Session {
     /// Sums.
     pub traffic: Traffic,
     flags: AtomicU8,
+    /// Where it stands in the queue of deadlines.
+    pub(crate) armed: Armed,
     /// Held while the flags change; taken by the registry alone.
     pub(crate) order: Mutex<()>,
     /// When the peer last sent a stanza (keepalives do not count); `created` before the first.
@@ -250,6 +253,7 @@ impl Session {
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
             flags: AtomicU8::new(0),
+            armed: Armed::default(),
             order: Mutex::default(),
             last_activity: AtomicU64::new(now.0),
             identity: OnceLock::new(),
@@ -414,11 +418,15 @@ impl Identity {
         self.live.lock().expires
     }
 
-    /// The token, if it is time to note again that it is in use; true once per interval.
-    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
+    /// When it is time to note again that the token is in use; never, if that does not matter.
+    pub(crate) fn use_to_note_at(&self) -> Option<Millis> {
         let interval = (self.inactive? / 10).max(1);
-        let noted = self.use_noted.load(Ordering::Relaxed);
-        if now.seconds_since(Millis(noted)) < interval {
+        Some(Millis(self.use_noted.load(Ordering::Relaxed)).plus_seconds(interval))
+    }
+
+    /// The token, if that time has come; true once per interval.
+    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
+        if self.use_to_note_at()? > now {
             return None;
         }
         self.use_noted.store(now.0, Ordering::Relaxed);

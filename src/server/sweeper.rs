@@ -1,17 +1,25 @@
-//! Deadlines: one look at all sessions now and then instead of a timer in each.
+//! Deadlines: which ones a session has, and what happens when one has come. When to look at whom is
+//! in [`deadlines`](crate::deadlines); no session has a timer of its own, and none is looked at
+//! before one of its deadlines may have come.
 
 use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
 
 use crate::{
     Server, Session,
     clock::Millis,
-    config::Span,
     end::{End, Reason},
+    id::SessionId,
+    policy::Effective,
     session::Flags,
 };
 
 /// How late a deadline may be noticed.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Sessions that are looked at before others get their turn: ending one takes tens of microseconds.
+const BATCH: usize = 64;
 
 impl Server {
     /// Ends overdue sessions until the server stops.
@@ -21,58 +29,128 @@ impl Server {
         while !self.stopping() {
             ticks.tick().await;
             let server = self.clone();
-            // A task of its own: should a plugin panic over one session, the next round comes.
-            if let Err(panic) = tokio::spawn(async move { server.sweep() }).await {
+            // A task of its own: should a plugin panic over one session, the next round comes, and
+            // those that were not looked at have kept their place.
+            if let Err(panic) = tokio::spawn(async move { server.sweep_gently().await }).await {
                 tracing::error!(event = "sweep-failed", %panic);
             }
         }
     }
 
-    /// Ends all sessions that are overdue by the server's clock, and notes the use of tokens by the
-    /// others. Gives the number of those that it ended.
-    pub fn sweep(self: &Arc<Self>) -> usize {
+    /// The same as [`sweep`](Self::sweep), in small steps: ten thousand sessions that are overdue at
+    /// once stop nobody.
+    pub async fn sweep_gently(self: &Arc<Self>) -> usize {
         let now = self.clock.now();
+        let mut due = self.deadlines.due(now);
         let mut ended = 0;
-        for session in self.registry.all() {
-            if let Some(reason) = self.overdue(&session, now) {
-                ended += usize::from(self.end(&session, End::new(reason)));
-            } else if let Some(token) = session.identity().and_then(|me| me.use_to_note(now)) {
-                let server = self.clone();
-                self.spawn(async move { server.note_token(token).await });
+        for step in 1.. {
+            let Some((bucket, id)) = due.next() else { break };
+            ended += usize::from(self.look(bucket, id, now));
+            if step % BATCH == 0 {
+                tokio::task::yield_now().await;
             }
         }
         ended
     }
 
-    /// Why a session has to end by now; at the very instant of a deadline it is over.
-    fn overdue(&self, session: &Session, now: Millis) -> Option<Reason> {
-        let flags = session.flags();
-        if flags.has(Flags::ENDING) {
-            return None;
-        }
-        let passed = |since: Millis, span: Span| over(since, span.get(), now);
-        let limits = &self.config.limits;
-        let Some(identity) = session.identity() else {
-            return passed(session.created, limits.unauthed.time).then_some(Reason::AuthTimeout);
+    /// Ends all sessions that are overdue by the server's clock, and notes the use of tokens by the
+    /// others. Gives the number of those that it ended. Takes no longer than there are sessions with
+    /// a deadline in the time since the last call.
+    pub fn sweep(self: &Arc<Self>) -> usize {
+        let now = self.clock.now();
+        self.deadlines.due(now).filter(|(bucket, id)| self.look(*bucket, *id, now)).count()
+    }
+
+    /// Ends the sessions of one account that are overdue, without waiting for the next sweep. Gives
+    /// their number.
+    pub fn sweep_account(self: &Arc<Self>, bare: &str) -> usize {
+        let now = self.clock.now();
+        let over = |session: &Arc<Session>| {
+            self.overdue(session, now).is_some_and(|reason| self.end(session, End::new(reason)))
         };
-        if identity.expires().is_some_and(|expires| expires <= now) {
-            return Some(Reason::TokenExpired);
+        self.registry.of(bare).iter().filter(|session| over(session)).count()
+    }
+
+    /// To be called whenever a deadline of a session may have come nearer: it has reached another
+    /// stage, or other rules apply to it. Costs an atomic operation if nothing has to be done.
+    pub fn rearm(&self, session: &Session) {
+        if !session.alive() {
+            return;
         }
-        if !flags.has(Flags::BOUND) {
-            return passed(identity.since, limits.unbound.time).then_some(Reason::BindTimeout);
-        }
-        let policy = identity.policy();
-        if over(identity.since, policy.lifetime, now) || passed(identity.since, limits.bound.time) {
-            Some(Reason::Lifetime)
-        } else if over(session.last_activity(), policy.inactivity, now) {
-            Some(Reason::Idle)
-        } else {
-            None
+        let next = self.deadlines_of(session).into_iter().map(|(at, _)| at);
+        let note = session.identity().and_then(|me| me.use_to_note_at());
+        if let Some(next) = next.chain(note).min() {
+            self.deadlines.arm(&session.armed, session.id, next, self.clock.now());
         }
     }
-}
 
-/// Whether so many seconds have passed.
-fn over(since: Millis, seconds: Option<u64>, now: Millis) -> bool {
-    seconds.is_some_and(|seconds| since.plus_seconds(seconds) <= now)
+    /// Lets a session go by this policy from now on. `false`: it has not logged in, and has only the
+    /// deadlines of the configuration.
+    pub fn apply_policy(&self, session: &Session, policy: Arc<Effective>) -> bool {
+        let Some(identity) = session.identity() else { return false };
+        identity.live.lock().policy = policy;
+        self.rearm(session);
+        true
+    }
+
+    /// Why a session should be over by now, if the sweeper has not come by yet: lists do not show it.
+    #[must_use]
+    pub fn is_overdue(&self, session: &Session) -> Option<Reason> {
+        self.overdue(session, self.clock.now())
+    }
+
+    /// Looks at a session whose bucket is due. Whether this ended it.
+    fn look(self: &Arc<Self>, bucket: u32, id: SessionId, now: Millis) -> bool {
+        let Some(session) = self.registry.get(id) else { return false };
+        if !session.armed.take(bucket) || !session.alive() {
+            return false;
+        }
+        if let Some(reason) = self.overdue(&session, now) {
+            return self.end(&session, End::new(reason));
+        }
+        if let Some(token) = session.identity().and_then(|me| me.use_to_note(now)) {
+            let server = self.clone();
+            self.spawn(async move { server.note_token(token).await });
+        }
+        self.rearm(&session);
+        false
+    }
+
+    /// Why a session has to end by now; at the very instant of a deadline it is over.
+    fn overdue(&self, session: &Session, now: Millis) -> Option<Reason> {
+        self.deadlines_of(session)
+            .into_iter()
+            .find_map(|(at, reason)| (at <= now).then_some(reason))
+    }
+
+    /// When a session has to end, and why; what counts more comes first.
+    fn deadlines_of(&self, session: &Session) -> SmallVec<[(Millis, Reason); 4]> {
+        let flags = session.flags();
+        let mut all = SmallVec::new();
+        let mut add = |since: Millis, seconds: Option<u64>, reason: Reason| {
+            if let Some(seconds) = seconds {
+                all.push((since.plus_seconds(seconds), reason));
+            }
+        };
+        let limits = &self.config.limits;
+        if flags.has(Flags::ENDING) {
+            return all;
+        }
+        let Some(identity) = session.identity() else {
+            add(session.created, limits.unauthed.time.get(), Reason::AuthTimeout);
+            return all;
+        };
+        if flags.has(Flags::BOUND) {
+            let policy = identity.policy();
+            add(identity.since, policy.lifetime, Reason::Lifetime);
+            add(identity.since, limits.bound.time.get(), Reason::Lifetime);
+            add(session.last_activity(), policy.inactivity, Reason::Idle);
+        } else {
+            add(identity.since, limits.unbound.time.get(), Reason::BindTimeout);
+        }
+        if let Some(expires) = identity.expires() {
+            all.insert(0, (expires, Reason::TokenExpired));
+        }
+        all
+    }
 }

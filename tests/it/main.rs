@@ -3,7 +3,8 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, ends, changes, churn, rivals       walls: what may depend on what
+//!  world ─► sessions, deadlines, lists, ends, pace, changes, churn, rivals
+//!  walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
 
@@ -14,10 +15,13 @@ mod changes;
 mod churn;
 mod clients;
 mod crash;
+mod deadlines;
 mod dialogue;
 mod docs;
 mod ends;
 mod faults;
+mod lists;
+mod pace;
 mod rivals;
 mod scram;
 mod script;

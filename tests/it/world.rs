@@ -81,8 +81,8 @@ impl World {
         Self::start_with(plugins::ALL, change).await
     }
 
-    /// The same with other plugins.
-    pub async fn start_with(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
+    /// A server that nobody can connect to, for sessions without connections.
+    pub fn without_doors(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.tls.required = false;
         config.auth.scram_iterations = 2;
@@ -91,16 +91,37 @@ impl World {
         let clock = Clock::manual(START);
         let store = store::memory();
         let server = Server::new(config, clock.clone(), store, KeyRing::ephemeral(), plugins);
-        let server = server.expect("is put together");
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Self {
+            server: server.expect("is put together"),
+            clock,
+            c2s: nowhere,
+            c2s_tls: nowhere,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// A server for plain TCP and TLS, with other plugins.
+    pub async fn start_with(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::without_doors(plugins, change);
         let made = tls::self_signed(certificate().dir.path(), &["localhost".into()]);
         let tls = Arc::new(Tls::new(made.expect("is there")).expect("can be served"));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let bind = |door| Listener::bind(door, any).expect("a free port");
         let doors = [bind(Door::C2s), bind(Door::C2sTls)];
-        let [c2s, c2s_tls] = doors.each_ref().map(|door| door.address().expect("is bound"));
-        let listeners = doors.into_iter();
-        let listeners = listeners.map(|door| tokio::spawn(door.run(server.clone(), tls.clone())));
-        Self { clock, c2s, c2s_tls, listeners: listeners.collect(), server }
+        [world.c2s, world.c2s_tls] = doors.each_ref().map(|door| door.address().expect("is bound"));
+        let open = |door: Listener| tokio::spawn(door.run(world.server.clone(), tls.clone()));
+        world.listeners = doors.into_iter().map(open).collect();
+        world
+    }
+
+    /// A bound session without a connection.
+    pub async fn phantom(&self, name: &str, resource: &str) -> Arc<Session> {
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let session = self.server.connect(peer).expect("is let in");
+        assert!(enter(&self.server, &session, &format!("{name}@localhost")).await, "{name}");
+        self.server.bind(&session, Some(resource)).await.expect("may bind");
+        session
     }
 
     /// Direct TLS in this version and no other.

@@ -14,10 +14,13 @@ use crate::{
     end::{End, Level, Outcome, Reason},
     events::Change,
     id::SessionId,
+    registry,
     session::{Flags, Identity, Stage},
 };
 
 const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
+/// Rows of a list that are sent before others get their turn.
+const PAGE: usize = 500;
 const LEVELS: &[&str] = &["kick", "end", "revoke"];
 const COLUMNS: &[&str] =
     &["id", "jid", "stage", "since", "address", "tls", "mechanism", "software", "last_activity"];
@@ -34,7 +37,8 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "session list",
         about: "List sessions, from the first byte of a connection to its end",
-        details: "",
+        details: "They come in the order of their ids. With `--limit`, the closing line says how \
+                  many match in all, and what to give as `--after` to get the next ones.",
         args: &[
             Arg {
                 name: "pattern",
@@ -44,6 +48,18 @@ pub const COMMANDS: &[Command] = &[
                 kind: ValueKind::JidPattern,
             },
             STAGE,
+            Arg {
+                name: "limit",
+                about: "No more than so many",
+                form: Form::Option,
+                kind: ValueKind::Number,
+            },
+            Arg {
+                name: "after",
+                about: "Only those behind this session id",
+                form: Form::Option,
+                kind: ValueKind::Session,
+            },
         ],
         mutates: false,
         shape: Shape::List(COLUMNS),
@@ -232,18 +248,56 @@ async fn list(call: Call) -> Result<Done, CommandError> {
             && pattern.as_ref().is_none_or(|pattern| {
                 session.jid().is_some_and(|jid| pattern.matches(jid.as_str()))
             })
+            && call.server.is_overdue(session).is_none()
     };
-    let (mut after, mut shown) = (None, 0u64);
-    loop {
-        let page = call.server.registry.page(after, 500);
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        for session in page.iter().filter(|session| wanted(session)) {
-            shown += 1;
-            call.row(session_row(session)).await?;
-        }
+    // An address without `*` means one account's sessions; nobody else's are looked at.
+    let whose = call.text("pattern").filter(|pattern| !pattern.contains('*')).map(Jid::parse);
+    let whose = whose.transpose().unwrap_or(None);
+    let limit = call.value::<usize>("limit");
+    if limit == Some(0) {
+        return Err(CommandError::usage("`limit` has to be 1 at least"));
     }
-    Ok(if shown == 0 { Done::nothing("no session matches") } else { Done::said("") })
+    let registry = &call.server.registry;
+    let (mut after, mut shown) = (call.value::<SessionId>("after"), 0);
+    loop {
+        let room = limit.map_or(usize::MAX, |limit| limit - shown).min(PAGE);
+        let page = match &whose {
+            Some(jid) => registry.page_of(jid, after, room, wanted),
+            None => registry.page_where(after, room, registry::BUDGET, wanted),
+        };
+        shown += page.sessions.len();
+        for session in page.sessions {
+            call.row(session_row(&session)).await?;
+        }
+        after = page.next;
+        if after.is_none() || limit == Some(shown) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    if shown == 0 {
+        return Ok(Done::nothing("no session matches"));
+    }
+    if limit.is_none() {
+        return Ok(Done::said(""));
+    }
+    let mut more = false;
+    let counted = |session: &Session| {
+        let counts = wanted(session);
+        more |= counts && after.is_some_and(|after| session.id > after);
+        counts
+    };
+    let total = match &whose {
+        Some(jid) => registry.page_of(jid, None, usize::MAX, counted).sessions.len(),
+        None => registry.count_where(counted).await,
+    };
+    let message = format!("{shown} of {}", plural(total));
+    Ok(match after.filter(|_| more) {
+        None => Done::said(message),
+        Some(next) => Done::said(format!("{message}; the next ones: `--after {next}`"))
+            .with("next", next.to_string()),
+    }
+    .with("total", total))
 }
 
 async fn show(call: Call) -> Result<Done, CommandError> {
