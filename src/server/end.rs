@@ -137,6 +137,8 @@ impl Serialize for Reason {
 pub enum Actor {
     /// An administrator, by the name that the audit knows.
     Admin(Arc<str>),
+    /// The owner of the account, from whichever session, by the account's address.
+    Owner(Arc<str>),
     /// The peer itself, or its network.
     Peer,
     /// The server, by its rules.
@@ -149,6 +151,7 @@ impl Actor {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Admin(_) => "admin",
+            Self::Owner(_) => "owner",
             Self::Peer => "peer",
             Self::Server => "server",
         }
@@ -158,7 +161,9 @@ impl Actor {
 impl Serialize for Actor {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Admin(name) => serializer.collect_str(&format_args!("admin:{name}")),
+            Self::Admin(name) | Self::Owner(name) => {
+                serializer.collect_str(&format_args!("{}:{name}", self.kind()))
+            }
             other => serializer.serialize_str(other.kind()),
         }
     }
@@ -206,7 +211,13 @@ impl End {
         if let Some(error) = &self.error {
             return Some(error.clone());
         }
-        let text = self.text.clone().map_or(Cow::Borrowed(self.reason.text()), Cow::Owned);
+        let own = match (&self.actor, self.reason) {
+            (Actor::Owner(_), Reason::Ended | Reason::Kicked) => {
+                "This session was ended by the owner of the account"
+            }
+            (_, reason) => reason.text(),
+        };
+        let text = self.text.clone().map_or(Cow::Borrowed(own), Cow::Owned);
         Some(StreamError {
             condition: self.reason.condition(),
             text: Some(text),

@@ -28,6 +28,7 @@ pub mod mailbox;
 pub mod plugin;
 pub mod random;
 pub mod registry;
+pub mod rights;
 mod router;
 pub mod session;
 pub mod store;
@@ -111,8 +112,14 @@ pub enum SetupError {
 }
 
 /// The core's own tables.
-const TABLES: &[&Table] =
-    &[&account::ACCOUNTS, &audit::AUDIT, &audit::AUDIT_HEAD, &vault::TOKENS, &vault::TOKEN_OWNERS];
+const TABLES: &[&Table] = &[
+    &account::ACCOUNTS,
+    &audit::AUDIT,
+    &audit::AUDIT_HEAD,
+    &audit::AUDIT_OF,
+    &vault::TOKENS,
+    &vault::TOKEN_OWNERS,
+];
 
 impl Server {
     /// Puts a server together.

@@ -3,10 +3,13 @@
 use serde_json::{Map, Value};
 use wire::TokenId;
 
-use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row};
+use super::{
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row, user::unknown,
+};
 use crate::{
     account::{Account, Role},
     config::Span,
+    rights::Right,
     vault::{LOGIN, Mint, Over, TokenRecord},
 };
 
@@ -60,6 +63,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::Token,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&["token", "id", "expires"]),
         run: |call| Box::pin(mint(call)),
     },
@@ -69,6 +75,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::List(&[
             "id",
             "label",
@@ -99,6 +108,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::Revoke,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(revoke(call)),
     },
@@ -106,19 +118,16 @@ pub const COMMANDS: &[Command] = &[
 
 async fn account(call: &Call) -> Result<Account, CommandError> {
     let jid = call.jid("jid")?;
-    let unknown = || {
-        CommandError::failed(format!("there is no account `{jid}`"))
-            .hint("`usher user list` shows all accounts")
-    };
     if !jid.is_bare() {
         return Err(CommandError::usage(format!("`{jid}` has a resource"))
             .hint("name the account, and the resource with `--resource`"));
     }
-    call.server.account(jid.as_str()).await?.ok_or_else(unknown)
+    call.account(&jid).await?.ok_or_else(|| unknown(&jid))
 }
 
 async fn mint(call: Call) -> Result<Done, CommandError> {
     let account = account(&call).await?;
+    call.may_act(account.id, &account.jid, account.role, Right::Token)?;
     let bounds = &call.server.config.tokens;
     let ttl = call.value::<Span>("ttl").unwrap_or(bounds.ttl);
     if let Some(max) = bounds.max_ttl.get()
@@ -128,7 +137,13 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
         return Err(CommandError::failed(message).hint("`tokens.max_ttl` in the configuration"));
     }
     let inactive = call.value::<Span>("inactive").unwrap_or(bounds.inactive);
-    let role = call.text("role").and_then(Role::parse).unwrap_or(account.role);
+    // What may do less than its account makes nothing that may do more than it.
+    let most = call.caller.account().map_or(Role::Admin, |me| me.role());
+    let asked = call.text("role").and_then(Role::parse);
+    let role = asked.unwrap_or_else(|| account.role.min(most));
+    if role > most {
+        call.may_give(role)?;
+    }
     if role > account.role {
         let message = format!(
             "`{}` is only {}, so its token cannot be {}",
@@ -157,7 +172,7 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
         purpose: call.text("purpose").unwrap_or(LOGIN).into(),
         label: call.text("label").map(|label| label.chars().take(100).collect()),
         resource,
-        by: call.caller.to_string(),
+        by: call.caller.name().to_string(),
     };
     let (record, token) = call.server.mint(&account, mint).await?;
     let expires = record.expires.map(|expires| expires.to_string());
@@ -213,11 +228,20 @@ async fn list(call: Call) -> Result<Done, CommandError> {
 async fn revoke(call: Call) -> Result<Done, CommandError> {
     let missing = || CommandError::usage("`token` is missing");
     let id = call.value::<TokenId>("token").ok_or_else(missing)?;
+    let nothing = || Ok(Done::nothing(format!("there is no token {id}")));
+    let Some(record) = call.server.token(id).await? else { return nothing() };
+    if !call.may_see(Some(record.account)) {
+        return nothing();
+    }
+    let owner = call.server.account(&record.jid).await?.filter(|owner| owner.id == record.account);
+    let role = owner.map_or(record.role, |owner| owner.role);
+    call.note(record.account, &record.jid);
+    call.may_act(record.account, &record.jid, role, Right::Revoke)?;
     let reason = call.text("reason").map(str::to_owned);
-    let revoked = call.server.revoke_token(id, &call.actor(), &call.caller, reason).await?;
-    let Some((record, sessions)) = revoked else {
-        return Ok(Done::nothing(format!("there is no token {id}")));
-    };
+    call.reasoned([Some(record.account)])?;
+    let actor = call.actor(Some(record.account));
+    let revoked = call.server.revoke_token(id, &actor, &call.caller.name(), reason).await?;
+    let Some((record, sessions)) = revoked else { return nothing() };
     let ended = sessions.len() - call.server.all_settled(&sessions).await.len();
     let message = match sessions.len() {
         0 => format!("revoked {id} of `{}`, no session to end", record.jid),
