@@ -100,7 +100,8 @@ pub async fn perform(
 ) -> Result<Done, CallError> {
     let command = called.command;
     // First of all: nobody is asked for a password that then goes nowhere.
-    let mut client = Client::connect(socket).await?;
+    let client = Client::connect(socket).await?;
+    let mut client = client.acting_as(called.acting.clone());
     let mut args = called.args.clone();
     for arg in command.args.iter().filter(|arg| arg.kind == ValueKind::Secret) {
         let value = if called.by_stdin.contains(&arg.name) {

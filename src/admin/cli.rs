@@ -52,6 +52,8 @@ pub struct Called {
     pub by_stdin: Vec<&'static str>,
     /// Whether the result is for programs.
     pub json: bool,
+    /// The account whose rights it is done with; none: all.
+    pub acting: Option<String>,
 }
 
 /// Reads a command line, the program's name included.
@@ -64,6 +66,7 @@ pub fn parse(
 ) -> Result<CommandLine, clap::Error> {
     let matches = whole(commands).try_get_matches_from(argv)?;
     let config = matches.get_one::<PathBuf>("config").cloned();
+    let acting = matches.contains_id(AS);
     let invocation = match matches.subcommand() {
         None | Some(("serve", _)) => Invocation::Serve,
         Some(("completions", inner)) => match inner.get_one::<Shell>("shell") {
@@ -77,6 +80,10 @@ pub fn parse(
         Some(("console", _)) => Invocation::Console,
         Some(_) => Invocation::Call(called(&matches, commands).ok_or_else(unknown)?),
     };
+    if acting && !matches!(invocation, Invocation::Call(_)) {
+        let text = "`--as` goes with commands to the running server only\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+    }
     Ok(CommandLine { config, invocation })
 }
 
@@ -127,6 +134,11 @@ pub fn usage(command: &Command) -> String {
     line
 }
 
+/// The option that names the account to act as.
+const AS: &str = "as";
+/// What it is for.
+pub(crate) const AS_ABOUT: &str = "Do it as this account, with its rights and no others";
+
 const STATUSES: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing matched";
 
 /// The whole of `usher`.
@@ -174,8 +186,10 @@ fn table(commands: &[&'static Command]) -> Clap {
         .help_template("{subcommands}")
 }
 
-/// Adds commands under the first of their words.
-fn groups(mut root: Clap, commands: &[&'static Command]) -> Clap {
+/// Adds commands under the first of their words, and what stands anywhere on their lines.
+fn groups(root: Clap, commands: &[&'static Command]) -> Clap {
+    let acting = clap::Arg::new(AS).long(AS).value_name("JID").global(true).help(AS_ABOUT);
+    let mut root = root.arg(acting);
     let mut order: Vec<&str> = Vec::new();
     for command in commands {
         let first = command.name.split(' ').next().unwrap_or(command.name);
@@ -306,7 +320,8 @@ fn called(matches: &ArgMatches, commands: &[&'static Command]) -> Option<Called>
         };
         args.extend(value.map(|value| (arg.name.to_owned(), value)));
     }
-    Some(Called { command, args, by_stdin, json: matches.get_flag("json") })
+    let acting = matches.get_one::<String>(AS).cloned();
+    Some(Called { command, args, by_stdin, json: matches.get_flag("json"), acting })
 }
 
 fn unknown() -> clap::Error {
@@ -316,7 +331,10 @@ fn unknown() -> clap::Error {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use server::command::{self, Call, Done, Shape};
+    use server::{
+        command::{self, Call, Done, Scope, Shape},
+        rights::Right,
+    };
 
     use super::*;
 
@@ -340,6 +358,9 @@ mod tests {
             Arg { name: "pass", about: "Secret", form: Form::Option, kind: ValueKind::Secret },
         ],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::Outcome(&[]),
         run: |_: Call| Box::pin(async { Ok(Done::said("")) }),
     };
@@ -412,6 +433,21 @@ mod tests {
         assert_eq!(config("usher serve --config a"), Some("a".into()));
         assert_eq!(config("usher thing do x --config a"), Some("a".into()));
         assert_eq!(config("usher thing do x"), None);
+    }
+
+    #[test]
+    fn the_account_to_act_as_stands_anywhere_on_the_line_of_a_command() {
+        for text in
+            ["usher --as a@b thing do x", "usher thing --as a@b do x", "usher thing do x --as a@b"]
+        {
+            assert_eq!(call(text).acting.as_deref(), Some("a@b"), "{text}");
+        }
+        assert_eq!(call("usher thing do x").acting, None);
+        for text in ["usher --as a@b", "usher serve --as a@b", "usher --as a@b config check"] {
+            assert!(wrong(text).contains("--as"), "{text}");
+        }
+        let words = ["--as", "a@b", "thing", "do", "x"].map(str::to_owned);
+        assert_eq!(parse_words(&words, &[&FAKE]).unwrap().acting.as_deref(), Some("a@b"));
     }
 
     #[test]

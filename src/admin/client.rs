@@ -20,6 +20,7 @@ use tokio::{
 pub struct Client {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
+    acting: Option<String>,
 }
 
 /// What a command says before it is over.
@@ -52,7 +53,13 @@ impl Client {
             ),
         })?;
         let (read, write) = stream.into_split();
-        Ok(Self { read: BufReader::new(read), write })
+        Ok(Self { read: BufReader::new(read), write, acting: None })
+    }
+
+    /// From now on, calls are done with the rights of this account and no others.
+    #[must_use]
+    pub fn acting_as(self, account: Option<String>) -> Self {
+        Self { acting: account, ..self }
     }
 
     /// Calls a command and passes on what it says until it is over.
@@ -67,7 +74,8 @@ impl Client {
         mut heard: impl FnMut(Heard) -> io::Result<()>,
     ) -> Result<Done, CallError> {
         let mut request =
-            serde_json::to_vec(&Request { command, args }).map_err(io::Error::from)?;
+            serde_json::to_vec(&Request { command, acting: self.acting.as_deref(), args })
+                .map_err(io::Error::from)?;
         request.push(b'\n');
         // A server that refuses says so and closes: what it said is read, not that it closed.
         let sent = self.write.write_all(&request).await;
@@ -123,6 +131,8 @@ fn gone(why: Option<io::Error>) -> CommandError {
 #[derive(Serialize)]
 struct Request<'a> {
     command: &'a str,
+    #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+    acting: Option<&'a str>,
     args: &'a Map<String, Value>,
 }
 

@@ -12,6 +12,7 @@ use server::command::{Arg, Command, Form, ValueKind};
 use tokio::runtime::Runtime;
 
 use crate::{
+    cli,
     client::{Client, Heard},
     render::{Row, plain},
 };
@@ -163,6 +164,9 @@ fn arguments<'t>(
     }
     if !words.contains(&"--json") {
         found.push(("--json".into(), "Print JSON, for programs"));
+    }
+    if !words.contains(&"--as") {
+        found.push(("--as".into(), cli::AS_ABOUT));
     }
     found
 }

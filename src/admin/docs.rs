@@ -2,7 +2,12 @@
 
 use std::fmt::Write;
 
-use server::command::{Arg, Command, Form, Shape, ValueKind};
+use server::{
+    account::Role,
+    command::{Arg, Command, Form, Scope, Shape, ValueKind},
+    config::Roles,
+    rights::Right,
+};
 
 use crate::cli;
 
@@ -14,6 +19,9 @@ pub fn commands_markdown(commands: &[&'static Command]) -> String {
          The same commands are given on the command line, as `usher COMMAND`, and at the prompt of\n\
          `usher console`. They go to the running server through its admin socket, which is found by\n\
          the configuration: `--config FILE`, else `usher.toml` if there is one, else the defaults.\n\n\
+         With `--as JID`, on the command line and at the prompt, a command is done as that account, with\n\
+         its rights and no others, and the audit names both. Which role has which right is in\n\
+         [rights.md](rights.md).\n\n\
          With `--json`, a list is one array, a record or an outcome one object, and a stream one object\n\
          per line. The exit status is 0 if it was done, 1 if it failed, 2 if it was called wrongly, and\n\
          3 if nothing matched.\n",
@@ -21,6 +29,36 @@ pub fn commands_markdown(commands: &[&'static Command]) -> String {
     for command in commands {
         section(&mut out, command);
     }
+    out
+}
+
+/// All rights as Markdown: what each means, which roles have it by default, and what it is for.
+#[must_use]
+pub fn rights_markdown(commands: &[&'static Command]) -> String {
+    let roles = Roles::default();
+    let mut out = String::from(
+        "# Roles and rights\n\n\
+         A right is for what is of others. The roles between `restricted`, which has none, and `admin`,\n\
+         which has all, can be given others: see `[roles]` in [configuration.md](configuration.md).\n\n",
+    );
+    let names = Role::NAMES.iter().map(|name| format!(" `{name}` |")).collect::<String>();
+    let _ = writeln!(out, "| Right | Meaning |{names} Commands |");
+    let _ = writeln!(out, "|---|---|{}---|", "---|".repeat(Role::ALL.len()));
+    for right in Right::ALL {
+        let has = |role: &Role| if roles.rights(*role).has(*right) { " yes |" } else { " |" };
+        let has = Role::ALL.iter().map(has).collect::<String>();
+        let own = commands.iter().filter(|command| command.right == *right);
+        let own: Vec<_> = own.map(|command| command.name).collect();
+        let gap = if own.is_empty() { "" } else { " " };
+        let _ = writeln!(out, "| `{right}` | {} |{has}{gap}{} |", right.about(), code(&own));
+    }
+    let own = commands.iter().filter(|command| command.scope == Scope::Own);
+    let own: Vec<_> = own.map(|command| command.name).collect();
+    let _ = write!(
+        out,
+        "\nWith the own account, every role but `restricted` may do without any right: {}.\n",
+        code(&own)
+    );
     out
 }
 
@@ -50,7 +88,12 @@ fn section(out: &mut String, command: &Command) {
         Shape::Stream(columns) => format!("A stream of {}.", code(columns)),
     };
     let audit = if command.mutates { " Written to the audit." } else { "" };
-    let _ = writeln!(out, "\n{shape}{audit}");
+    let own = match command.scope {
+        Scope::Own => ", or nothing for the own account",
+        Scope::Others => "",
+    };
+    let fresh = if command.fresh { " A session must have given the password lately." } else { "" };
+    let _ = writeln!(out, "\n{shape}{audit} Takes the right `{}`{own}.{fresh}", command.right);
 }
 
 fn value(arg: &Arg) -> String {

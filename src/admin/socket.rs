@@ -4,8 +4,9 @@
 //! answer is any number of `{"row":…}` and `{"progress":…}`, closed by one `{"done":…}` or
 //! `{"failed":…}`. Requests on one connection are done one after another.
 //!
-//! Whoever can open the socket and is the server's own user or root may do everything; roles of
-//! accounts do not count here. Deliberately absent: any knowledge of single commands.
+//! Whoever can open the socket and is the server's own user or root may do everything. With
+//! `"as":"alice@localhost"` beside the command, a request does what that account may do and no more,
+//! and the audit names both. Deliberately absent: any knowledge of single commands.
 
 use std::{
     fs,
@@ -24,7 +25,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use server::{
     Server,
-    command::{self, CommandError, Reply, Shape},
+    command::{self, Caller, CommandError, Reply, Shape},
     config::Config,
 };
 use tokio::{
@@ -175,14 +176,14 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Who is at the other end, as the audit names it; or why it is sent away.
-fn caller(stream: &UnixStream) -> Result<Arc<str>, CommandError> {
+fn caller(stream: &UnixStream) -> Result<Caller, CommandError> {
     let unknown = |_| CommandError::failed("it cannot be told who you are");
     let peer = stream.peer_cred().map_err(unknown)?.uid();
     if !may_command(peer, rustix::process::geteuid().as_raw()) {
         return Err(CommandError::failed(format!("user {peer} may not command this server"))
             .hint("become the user who runs the server, or root"));
     }
-    Ok(format!("uid:{peer}").into())
+    Ok(Caller::local(format!("uid:{peer}")))
 }
 
 /// Whether the user `peer` may command a server that runs as `own`. The mode of the socket says the
@@ -204,13 +205,16 @@ async fn refuse(mut stream: UnixStream, error: CommandError) -> io::Result<()> {
 #[serde(deny_unknown_fields)]
 struct Request {
     command: String,
+    /// The account whose rights it is done with; none: all.
+    #[serde(default, rename = "as")]
+    acting: Option<String>,
     #[serde(default)]
     args: Map<String, Value>,
 }
 
 async fn converse(
     server: &Arc<Server>,
-    caller: &Arc<str>,
+    caller: &Caller,
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     closed: &mut watch::Receiver<bool>,
@@ -266,17 +270,24 @@ async fn line(read: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<Option<Li
 /// when its caller goes away, unless it is a stream, which has no end but that.
 async fn answer(
     server: &Arc<Server>,
-    caller: &Arc<str>,
+    caller: &Caller,
     request: Request,
     read: &mut (impl AsyncBufReadExt + Unpin),
     write: &mut (impl AsyncWrite + Unpin),
     closed: &mut watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Request { command: name, args } = request;
+    let Request { command: name, acting, args } = request;
+    let caller = match acting {
+        Some(account) => match server.caller_as(&account, caller).await {
+            Ok(caller) => caller,
+            Err(error) => return send(write, &[Reply::Failed(error)]).await,
+        },
+        None => caller.clone(),
+    };
     let stream =
         command::find(&name).is_some_and(|command| matches!(command.shape, Shape::Stream(_)));
     let (rows, mut replies) = mpsc::channel(64);
-    let (server, caller) = (server.clone(), caller.clone());
+    let server = server.clone();
     tokio::spawn(async move { command::run(server, caller, &name, args, rows).await });
     let (mut some, mut watching) = (Vec::new(), stream);
     loop {

@@ -22,27 +22,41 @@ use crate::{
 pub static ACCOUNTS: Table =
     Table { name: "account", about: "accounts: bare JID to SCRAM keys, role and standing" };
 
-/// What an account may do.
+/// What an account may do: a fixed ladder, least powerful first. What each step may do to others is
+/// in [`rights`](crate::rights); nobody acts on accounts of the own step or above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Chats.
+    /// Chats only, and may not so much as see the own sessions: for bots, and for tokens.
+    Restricted,
+    /// Sees and ends what is the own account's.
     User,
-    /// Sees and ends sessions of users.
+    /// Sees sessions of others, addresses masked.
+    Viewer,
+    /// Sees addresses too, and ends sessions.
+    Support,
+    /// Also revokes, blocks and sets bounds.
     Operator,
     /// May do everything.
     Admin,
 }
 
 impl Role {
+    /// All roles, least powerful first.
+    pub const ALL: &'static [Self] =
+        &[Self::Restricted, Self::User, Self::Viewer, Self::Support, Self::Operator, Self::Admin];
     /// The names, least powerful first.
-    pub const NAMES: &'static [&'static str] = &["user", "operator", "admin"];
+    pub const NAMES: &'static [&'static str] =
+        &["restricted", "user", "viewer", "support", "operator", "admin"];
 
     /// The name on every face.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Restricted => "restricted",
             Self::User => "user",
+            Self::Viewer => "viewer",
+            Self::Support => "support",
             Self::Operator => "operator",
             Self::Admin => "admin",
         }
@@ -51,7 +65,7 @@ impl Role {
     /// The role of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::User, Self::Operator, Self::Admin].into_iter().find(|role| role.as_str() == name)
+        Self::ALL.iter().copied().find(|role| role.as_str() == name)
     }
 }
 
@@ -313,6 +327,13 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[test]
+    fn roles_are_in_the_order_of_their_names() {
+        let names: Vec<_> = Role::ALL.iter().map(|role| role.as_str()).collect();
+        assert_eq!(names, Role::NAMES);
+        assert!(Role::ALL.is_sorted());
+    }
 
     #[test]
     fn the_keys_of_an_account_are_not_shown() {

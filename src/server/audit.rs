@@ -3,6 +3,9 @@
 //! the number of entries. Whoever changes, removes or inserts an entry in the database, without the
 //! server's key, breaks the chain at that place; [`Server::verify_audit`] finds it. What it cannot
 //! find is a whole database put back to an earlier state: for that, note the last hash elsewhere.
+//!
+//! A second table says which entries are about an account, so that its owner can read those. Its rows
+//! are references and nothing else: they go with the account, and the chain stays.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     Server,
     clock::Millis,
+    id::AccountId,
     store::{Batch, Range, SERVER, StoreError, Table},
 };
 
@@ -20,6 +24,9 @@ pub static AUDIT: Table = Table { name: "audit", about: "acts of administration,
 /// Where the audit ends.
 pub static AUDIT_HEAD: Table =
     Table { name: "audit_head", about: "the audit's last hash and number of entries" };
+/// Which entries of the audit are about an account: their stamps.
+pub static AUDIT_OF: Table =
+    Table { name: "audit_of", about: "which entries of the audit are about an account" };
 
 /// The one row of [`AUDIT_HEAD`].
 const HEAD: &[u8] = b"head";
@@ -28,6 +35,11 @@ const HEAD: &[u8] = b"head";
 const LINK: &str = ",\"link\":\"";
 /// Rows that are read at a time.
 const PAGE: usize = 500;
+/// Accounts that an entry names at most. All have their reference.
+const NAMED: usize = 100;
+/// Accounts of one entry that are looked for again before it is written: one that has just been
+/// deleted needs no reference.
+const LOOKED_FOR: usize = 8;
 
 /// One act.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +56,18 @@ pub struct Entry {
     pub ok: bool,
     /// How it went, in words.
     pub outcome: String,
+    /// The accounts that it is about. Entries of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Subject>,
+}
+
+/// An account that an entry is about, as it was then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Its internal id.
+    pub id: AccountId,
+    /// Its address.
+    pub jid: String,
 }
 
 /// The end of the chain.
@@ -98,7 +122,14 @@ impl Server {
             table: AUDIT.name,
             why: why.to_string(),
         };
-        let text = serde_json::to_string(entry).map_err(corrupt)?;
+        let text = if entry.accounts.len() > NAMED {
+            let accounts = entry.accounts.iter().take(NAMED).cloned().collect();
+            serde_json::to_string(&Entry { accounts, ..entry.clone() })
+        } else {
+            serde_json::to_string(entry)
+        };
+        let text = text.map_err(corrupt)?;
+        let owners = self.owners(&entry.accounts).await?;
         loop {
             let (head, row) = self.audit_head().await?;
             let link = self.link(&head.link, &text);
@@ -107,16 +138,33 @@ impl Server {
             let open = text.strip_suffix('}').unwrap_or(&text);
             let value = format!("{open}{LINK}{link}\"}}");
             let head = Head { count: head.count + 1, link, stamp };
-            let batch = Batch::new()
+            let key = Bytes::copy_from_slice(&stamp.to_be_bytes());
+            let mut batch = Batch::new()
                 .expect(&AUDIT_HEAD, SERVER, HEAD, row)
-                .put(&AUDIT, SERVER, Bytes::copy_from_slice(&stamp.to_be_bytes()), value)
+                .put(&AUDIT, SERVER, key.clone(), value)
                 .put(&AUDIT_HEAD, SERVER, HEAD, serde_json::to_vec(&head).map_err(corrupt)?);
+            for owner in &owners {
+                batch = batch.put(&AUDIT_OF, owner.0, key.clone(), Bytes::new());
+            }
             match self.store.commit(batch).await {
                 // Another entry came first; this one goes behind it.
                 Err(StoreError::Conflict) => {}
                 other => return other,
             }
         }
+    }
+
+    /// Who gets a reference to an entry about these accounts.
+    async fn owners(&self, accounts: &[Subject]) -> Result<Vec<AccountId>, StoreError> {
+        if accounts.len() > LOOKED_FOR {
+            return Ok(accounts.iter().map(|subject| subject.id).collect());
+        }
+        let mut owners = Vec::new();
+        for subject in accounts {
+            let account = self.account(&subject.jid).await?;
+            owners.extend(account.filter(|there| there.id == subject.id).map(|there| there.id));
+        }
+        Ok(owners)
     }
 
     async fn audit_head(&self) -> Result<(Head, Option<Bytes>), StoreError> {
@@ -179,11 +227,29 @@ impl Server {
     pub async fn audit_tail(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let range = Range { reverse: true, limit, ..Range::default() };
         let rows = self.store.rows(&AUDIT, SERVER, range).await?;
-        rows.iter()
-            .map(|row| {
-                serde_json::from_slice(&row.value)
-                    .map_err(|why| StoreError::Corrupt { table: AUDIT.name, why: why.to_string() })
-            })
-            .collect()
+        rows.iter().map(|row| decode(&row.value)).collect()
     }
+
+    /// The latest entries about one account, newest first.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn audit_of(
+        &self,
+        account: AccountId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let range = Range { reverse: true, limit, ..Range::default() };
+        let mut entries = Vec::new();
+        for reference in self.store.rows(&AUDIT_OF, account.0, range).await? {
+            let row = self.store.get(&AUDIT, SERVER, &reference.key).await?;
+            entries.extend(row.as_ref().map(decode).transpose()?);
+        }
+        Ok(entries)
+    }
+}
+
+fn decode(row: &Bytes) -> Result<Entry, StoreError> {
+    serde_json::from_slice(row)
+        .map_err(|why| StoreError::Corrupt { table: AUDIT.name, why: why.to_string() })
 }

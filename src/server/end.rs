@@ -145,7 +145,7 @@ impl Serialize for Reason {
 pub enum Actor {
     /// An administrator, by the name that the audit knows.
     Admin(Arc<str>),
-    /// The owner of the account, by its address.
+    /// The owner of the account, from whichever session, by the account's address.
     Owner(Arc<str>),
     /// The peer itself, or its network.
     Peer,
@@ -228,7 +228,13 @@ impl End {
         if let Some(error) = &self.error {
             return Some(error.clone());
         }
-        let text = self.text.clone().map_or(Cow::Borrowed(self.reason.text()), Cow::Owned);
+        let own = match (&self.actor, self.reason) {
+            (Actor::Owner(_), Reason::Ended | Reason::Kicked) => {
+                "This session was ended by the owner of the account"
+            }
+            (_, reason) => reason.text(),
+        };
+        let text = self.text.clone().map_or(Cow::Borrowed(own), Cow::Owned);
         Some(StreamError {
             condition: self.reason.condition(),
             text: Some(text),

@@ -34,6 +34,7 @@ pub mod plugin;
 pub mod policy;
 pub mod random;
 pub mod registry;
+pub mod rights;
 mod router;
 pub mod session;
 pub mod store;
@@ -127,6 +128,7 @@ const TABLES: &[&Table] = &[
     &account::ACCOUNTS,
     &audit::AUDIT,
     &audit::AUDIT_HEAD,
+    &audit::AUDIT_OF,
     &client::book::CLIENTS,
     &client::book::CLIENT_COUNTS,
     &client::book::CLIENT_KEYS,

@@ -536,6 +536,10 @@ impl Server {
             },
             ok: true,
             outcome: format!("the grant is over, {ended} of its sessions ended"),
+            accounts: vec![crate::audit::Subject {
+                id: found.client.account,
+                jid: found.client.jid.clone(),
+            }],
         };
         self.audit(&alarm).await
     }

@@ -26,6 +26,7 @@ fn entry(outcome: &str) -> Entry {
         args,
         ok: true,
         outcome: outcome.into(),
+        accounts: Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ fn generated(file: &str, text: &str) {
 fn commands() {
     let commands: Vec<_> = server::command::table().collect();
     generated("reference/commands.md", &admin::docs::commands_markdown(&commands));
+    generated("reference/rights.md", &admin::docs::rights_markdown(&commands));
 }
 
 #[test]

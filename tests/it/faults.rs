@@ -14,7 +14,7 @@ use server::{
     Server,
     account::Role,
     clock::Clock,
-    command::{self, Reply},
+    command::{self, Caller, Reply},
     config::{Config, Conflict, Span},
     end::{End, Reason},
     keyring::KeyRing,
@@ -174,7 +174,7 @@ async fn a_token_does_not_die_of_disuse_while_its_session_is_there() {
 async fn run(server: &Arc<Server>, name: &str, args: Value) -> (Vec<Value>, Reply) {
     let Value::Object(args) = args else { panic!("{args} are no arguments") };
     let (sender, mut replies) = tokio::sync::mpsc::channel(64);
-    let running = command::run(server.clone(), "test".into(), name, args, sender);
+    let running = command::run(server.clone(), Caller::local("test"), name, args, sender);
     let collected = async {
         let mut rows = Vec::new();
         while let Some(reply) = replies.recv().await {
@@ -259,7 +259,7 @@ async fn a_token_that_was_minted_for_nobody_is_named_in_the_audit() {
     let (sender, gone) = tokio::sync::mpsc::channel(1);
     drop(gone);
     let Value::Object(args) = json!({ "jid": "alice@localhost" }) else { return };
-    command::run(server.clone(), "test".into(), "token mint", args, sender).await;
+    command::run(server.clone(), Caller::local("test"), "token mint", args, sender).await;
     let [record] = <[_; 1]>::try_from(server.tokens_of(&account).await.expect("can be read"))
         .unwrap_or_else(|all| panic!("{all:?}"));
     let audit = server.audit_tail(1).await.expect("can be read");

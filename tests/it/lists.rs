@@ -18,7 +18,8 @@ use crate::{
 async fn list(server: &Arc<Server>, args: &[(&str, &str)]) -> (Vec<String>, Done) {
     let (rows, mut replies) = tokio::sync::mpsc::channel(16);
     let args = args.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let run = command::run(server.clone(), "test".into(), "session list", args, rows);
+    let run =
+        command::run(server.clone(), command::Caller::local("test"), "session list", args, rows);
     let task = tokio::spawn(run);
     let mut ids = Vec::new();
     let done = loop {

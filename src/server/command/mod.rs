@@ -2,27 +2,32 @@
 //! admin socket, permission check, audit and documentation are derived from the declarations here;
 //! the crate `admin` holds those faces.
 
+mod call;
+mod caller;
+mod end;
+mod pattern;
 mod server;
 mod session;
 mod token;
 mod user;
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::Pin};
 
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
 use wire::{Jid, TokenId};
 
 use crate::{
-    Server,
-    audit::Entry,
     config::Span,
-    end::Actor,
     id::{ClientId, GrantId, SessionId},
+    rights::Right,
 };
 
+pub use self::{
+    call::{ADDRESSES, Call, MASK, run},
+    caller::{Acting, Caller},
+};
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
@@ -42,10 +47,25 @@ pub struct Command {
     pub args: &'static [Arg],
     /// Whether it changes anything: such a command is audited, with its outcome.
     pub mutates: bool,
+    /// What it takes to do it to others.
+    pub right: Right,
+    /// Whether it takes that for the own account too.
+    pub scope: Scope,
+    /// Whether a session must have shown the password lately to do it.
+    pub fresh: bool,
     /// How it shows what it gives.
     pub shape: Shape,
     /// Does it.
     pub run: fn(Call) -> Running,
+}
+
+/// Whom a command is for, besides those who have its right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Nobody else.
+    Others,
+    /// Every account above `restricted`, for what is its own.
+    Own,
 }
 
 /// How a command's rows are shown to people. With `--json`, a list is one array, a record or an
@@ -125,19 +145,6 @@ pub enum ValueKind {
     Token,
 }
 
-/// A command as it was called.
-pub struct Call {
-    /// The server.
-    pub server: Arc<Server>,
-    /// Who calls, for the audit: `uid:1000`.
-    pub caller: Arc<str>,
-    /// Values by argument name. Absent: not given.
-    pub args: Map<String, Value>,
-    /// Where rows go while the command runs. Waits when the other side is slow; an error means that
-    /// nobody listens any more.
-    pub rows: mpsc::Sender<Reply>,
-}
-
 /// A command at work.
 pub type Running = Pin<Box<dyn Future<Output = Result<Done, CommandError>> + Send>>;
 
@@ -200,6 +207,9 @@ impl Done {
 pub struct CommandError {
     /// Whether the call itself was wrong; the exit status is then 2, else 1.
     pub usage: bool,
+    /// Whether the caller may not do it, though others may.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forbidden: bool,
     /// One line without full stop; what was wrong, literals in backticks.
     pub message: String,
     /// What to do about it; may be empty.
@@ -211,13 +221,19 @@ impl CommandError {
     /// It could not be done.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { usage: false, message: message.into(), hint: String::new() }
+        Self { usage: false, forbidden: false, message: message.into(), hint: String::new() }
     }
 
     /// It was called wrongly.
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
         Self { usage: true, ..Self::failed(message) }
+    }
+
+    /// The caller may not.
+    #[must_use]
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self { forbidden: true, ..Self::failed(message) }
     }
 
     /// Says what to do about it.
@@ -245,58 +261,6 @@ pub fn find(name: &str) -> Option<&'static Command> {
     table().find(|command| command.name == name)
 }
 
-/// Runs a command by name, checks its arguments, audits it if it mutates, and sends everything, the
-/// end included, to `rows`.
-pub async fn run(
-    server: Arc<Server>,
-    caller: Arc<str>,
-    name: &str,
-    args: Map<String, Value>,
-    rows: mpsc::Sender<Reply>,
-) {
-    let reply = match perform(server, caller, name, args, rows.clone()).await {
-        Ok(done) => Reply::Done(done),
-        Err(error) => Reply::Failed(error),
-    };
-    // Nobody may listen any more; the outcome of a mutating command is in the audit then.
-    let _ = rows.send(reply).await;
-}
-
-async fn perform(
-    server: Arc<Server>,
-    caller: Arc<str>,
-    name: &str,
-    args: Map<String, Value>,
-    rows: mpsc::Sender<Reply>,
-) -> Result<Done, CommandError> {
-    let unknown = || CommandError::usage(format!("there is no command `{name}`"));
-    let command = find(name).ok_or_else(unknown)?;
-    command.check(&args)?;
-    let audited = command.mutates.then(|| command.without_secrets(&args));
-    let call = Call { server: server.clone(), caller: caller.clone(), args, rows };
-    let outcome = (command.run)(call).await;
-    if let Some(args) = audited {
-        let (ok, words) = match &outcome {
-            Ok(done) => (true, done.message.clone()),
-            Err(error) => (false, error.message.clone()),
-        };
-        let entry = Entry {
-            at: server.clock.now(),
-            who: caller.to_string(),
-            what: name.into(),
-            args,
-            ok,
-            outcome: words,
-        };
-        if let Err(error) = server.audit(&entry).await {
-            let message =
-                format!("{}; but it could not be written to the audit: {error}", entry.outcome);
-            return Err(CommandError::failed(message));
-        }
-    }
-    outcome
-}
-
 impl Command {
     /// The argument of this name.
     #[must_use]
@@ -318,21 +282,6 @@ impl Command {
             }
         }
         Ok(())
-    }
-
-    fn without_secrets(&self, args: &Map<String, Value>) -> Map<String, Value> {
-        let shown = |(name, value): (&String, &Value)| {
-            let kind = self.arg(name).map(|arg| arg.kind);
-            let value = match (kind, value) {
-                (Some(ValueKind::Secret), _) => "(secret)".into(),
-                (Some(ValueKind::CsvFile), Value::Array(rows)) => {
-                    format!("({} rows)", rows.len()).into()
-                }
-                (_, other) => other.clone(),
-            };
-            (name.clone(), value)
-        };
-        args.iter().map(shown).collect()
     }
 }
 
@@ -404,79 +353,6 @@ fn network(text: &str) -> Result<IpNet, String> {
         (Some(prefix), address @ IpAddr::V4(_)) => IpNet::new(address, prefix).unwrap_or(network),
         _ => network,
     })
-}
-
-impl Call {
-    /// The text of an argument, if it was given.
-    #[must_use]
-    pub fn text(&self, name: &str) -> Option<&str> {
-        self.args.get(name)?.as_str()
-    }
-
-    /// The value of an argument, parsed; checked before the command ran, so that a value that does
-    /// not parse counts as not given.
-    #[must_use]
-    pub fn value<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name)?.parse().ok()
-    }
-
-    /// Whether a flag was given.
-    #[must_use]
-    pub fn flag(&self, name: &str) -> bool {
-        self.args.get(name).is_some_and(|value| value == &Value::Bool(true))
-    }
-
-    /// The values of an argument that may be given several times.
-    pub fn many(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.args
-            .get(name)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-    }
-
-    /// A network from an argument.
-    #[must_use]
-    pub fn network(&self, name: &str) -> Option<IpNet> {
-        network(self.text(name)?).ok()
-    }
-
-    /// The JID in an argument.
-    ///
-    /// # Errors
-    /// When it was not given.
-    pub fn jid(&self, name: &str) -> Result<Jid, CommandError> {
-        let missing = || CommandError::usage(format!("`{name}` is missing"));
-        Jid::parse(self.text(name).ok_or_else(missing)?)
-            .map_err(|why| CommandError::usage(format!("`{name}`: {why}")))
-    }
-
-    /// Sends a row to the caller.
-    ///
-    /// # Errors
-    /// When nobody listens any more.
-    pub async fn row(&self, row: Map<String, Value>) -> Result<(), CommandError> {
-        self.send(Reply::Row(row)).await
-    }
-
-    /// Tells the caller how far a long command is.
-    ///
-    /// # Errors
-    /// When nobody listens any more.
-    pub async fn progress(&self, done: u64, total: u64) -> Result<(), CommandError> {
-        self.send(Reply::Progress { done, total }).await
-    }
-
-    async fn send(&self, reply: Reply) -> Result<(), CommandError> {
-        self.rows.send(reply).await.map_err(|_| CommandError::failed("the caller has gone"))
-    }
-
-    /// The caller as the author of an end.
-    #[must_use]
-    pub fn actor(&self) -> Actor {
-        Actor::Admin(self.caller.clone())
-    }
 }
 
 /// Builds a row from names and values; absent values are left as null, so that each row of a list

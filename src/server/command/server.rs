@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use wire::Jid;
 
-use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row};
+use super::{
+    Acting, Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
+    user::unknown,
+};
+use crate::{audit::Entry, rights::Right};
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -15,6 +19,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[],
         mutates: false,
+        right: Right::Status,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::Record,
         run: |call| Box::pin(status(call)),
     },
@@ -24,6 +31,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[],
         mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(stop(call)),
     },
@@ -40,20 +50,34 @@ pub const COMMANDS: &[Command] = &[
             kind: ValueKind::Path,
         }],
         mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(backup(call)),
     },
     Command {
         name: "audit list",
         about: "Show who did what, newest first",
-        details: "",
-        args: &[Arg {
-            name: "limit",
-            about: "How many entries; 100 if not said",
-            form: Form::Option,
-            kind: ValueKind::Number,
-        }],
+        details: "Accounts without the right read what was done to themselves.",
+        args: &[
+            Arg {
+                name: "jid",
+                about: "Only what was done to this account",
+                form: Form::Optional,
+                kind: ValueKind::Jid,
+            },
+            Arg {
+                name: "limit",
+                about: "How many entries; 100 if not said",
+                form: Form::Option,
+                kind: ValueKind::Number,
+            },
+        ],
         mutates: false,
+        right: Right::Audit,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::List(&["at", "who", "what", "args", "outcome"]),
         run: |call| Box::pin(audit(call)),
     },
@@ -65,6 +89,9 @@ pub const COMMANDS: &[Command] = &[
                   earlier state.",
         args: &[],
         mutates: false,
+        right: Right::Audit,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(verify(call)),
     },
@@ -74,6 +101,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[],
         mutates: false,
+        right: Right::Status,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::List(&["name", "about", "implements"]),
         run: |call| Box::pin(plugins(call)),
     },
@@ -120,19 +150,62 @@ async fn backup(call: Call) -> Result<Done, CommandError> {
 }
 
 async fn audit(call: Call) -> Result<Done, CommandError> {
-    let entries = call.server.audit_tail(call.value("limit").unwrap_or(100)).await?;
+    let limit = call.value("limit").unwrap_or(100);
+    let own = call.confined().cloned();
+    let about = match (call.text("jid"), &own) {
+        (Some(_), _) => Some(call.jid("jid")?),
+        (None, Some(me)) => Some(me.jid().clone()),
+        (None, None) => None,
+    };
+    let entries = match about {
+        Some(jid) => {
+            let account = call.account(&jid).await?.ok_or_else(|| unknown(&jid))?;
+            call.server.audit_of(account.id, limit).await?
+        }
+        None => call.server.audit_tail(limit).await?,
+    };
     for entry in &entries {
-        call.row(row! {
-            "at": entry.at.to_string(),
-            "who": entry.who,
-            "what": entry.what,
-            "args": Value::Object(entry.args.clone()),
-            "ok": entry.ok,
-            "outcome": entry.outcome,
+        call.row(match &own {
+            Some(me) => own_entry(entry, me),
+            None => whole_entry(entry),
         })
         .await?;
     }
     Ok(if entries.is_empty() { Done::nothing("the audit is empty") } else { Done::said("") })
+}
+
+fn whole_entry(entry: &Entry) -> Map<String, Value> {
+    let accounts: Vec<&str> = entry.accounts.iter().map(|subject| &*subject.jid).collect();
+    row! {
+        "at": entry.at.to_string(),
+        "who": entry.who,
+        "what": entry.what,
+        "args": Value::Object(entry.args.clone()),
+        "ok": entry.ok,
+        "outcome": entry.outcome,
+        "accounts": accounts,
+    }
+}
+
+/// The part of an entry that is the business of an account that it is about: not the names of who
+/// administers, nor whom else it was about.
+fn own_entry(entry: &Entry, me: &Acting) -> Map<String, Value> {
+    let alone = entry.accounts.len() == 1;
+    let who = if entry.who == me.jid().as_str() { entry.who.as_str() } else { "admin" };
+    let args = if alone { entry.args.clone() } else { Map::new() };
+    let outcome = match entry.ok {
+        _ if alone => entry.outcome.as_str(),
+        true => "done",
+        false => "not done",
+    };
+    row! {
+        "at": entry.at.to_string(),
+        "who": who,
+        "what": entry.what,
+        "args": Value::Object(args),
+        "ok": entry.ok,
+        "outcome": outcome,
+    }
 }
 
 async fn verify(call: Call) -> Result<Done, CommandError> {

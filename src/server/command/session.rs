@@ -1,20 +1,20 @@
 //! `usher session …`: who is there, and the end of it.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Map, Value};
-use wire::{Jid, TokenId};
+use wire::Jid;
 
-use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row};
+use super::{
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, end, pattern::Pattern,
+    row,
+};
 use crate::{
     Session,
-    end::{End, Level, Outcome, Reason},
-    events::Change,
-    id::SessionId,
+    events::{Change, Past},
+    id::{AccountId, SessionId},
     registry,
+    rights::Right,
     session::{Flags, Identity, Stage},
 };
 
@@ -62,6 +62,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::List(COLUMNS),
         run: |call| Box::pin(list(call)),
     },
@@ -76,6 +79,9 @@ pub const COMMANDS: &[Command] = &[
             kind: ValueKind::Text,
         }],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::Record,
         run: |call| Box::pin(show(call)),
     },
@@ -85,6 +91,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[],
         mutates: false,
+        right: Right::Status,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::Record,
         run: |call| Box::pin(count(call)),
     },
@@ -94,6 +103,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::Stream(&["at", "change", "id", "jid", "stage", "reason"]),
         run: |call| Box::pin(watch(call)),
     },
@@ -150,58 +162,13 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::End,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::Outcome(&["id", "jid", "outcome"]),
-        run: |call| Box::pin(end(call)),
+        run: |call| Box::pin(end::end(call)),
     },
 ];
-
-/// A JID pattern: `*` stands for any text; a pattern without resource matches all resources.
-pub(super) struct Pattern {
-    parts: Vec<String>,
-    bare: bool,
-}
-
-impl Pattern {
-    pub(super) fn new(text: &str) -> Self {
-        // Patterns are not addresses; the one preparation that matters for them is case.
-        let (bare, resource) = match text.split_once('/') {
-            Some((bare, resource)) => (bare, Some(resource)),
-            None => (text, None),
-        };
-        let whole = match resource {
-            Some(resource) => format!("{}/{resource}", bare.to_lowercase()),
-            None => bare.to_lowercase(),
-        };
-        let parts = whole.split('*').map(str::to_owned).collect();
-        Self { parts, bare: resource.is_none() }
-    }
-
-    pub(super) fn matches(&self, jid: &str) -> bool {
-        let jid = if self.bare { jid.split('/').next().unwrap_or(jid) } else { jid };
-        let Some(((first, last), middle)) = self.split() else { return false };
-        let Some(last) = last else { return jid == first };
-        let Some(mut rest) = jid.strip_prefix(first).and_then(|rest| rest.strip_suffix(last))
-        else {
-            return false;
-        };
-        for part in middle {
-            match rest.find(part.as_str()) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        true
-    }
-
-    #[expect(clippy::type_complexity, reason = "first, last and what is between")]
-    fn split(&self) -> Option<((&str, Option<&str>), &[String])> {
-        let (first, rest) = self.parts.split_first()?;
-        match rest.split_last() {
-            None => Some(((first, None), &[])),
-            Some((last, middle)) => Some(((first, Some(last)), middle)),
-        }
-    }
-}
 
 fn session_row(session: &Session) -> Map<String, Value> {
     use std::sync::atomic::Ordering::Relaxed;
@@ -249,10 +216,13 @@ async fn list(call: Call) -> Result<Done, CommandError> {
                 session.jid().is_some_and(|jid| pattern.matches(jid.as_str()))
             })
             && call.server.is_overdue(session).is_none()
+            && may_see(&call, session)
     };
+    let named = pattern.as_ref().is_some_and(Pattern::names_one);
     // An address without `*` means one account's sessions; nobody else's are looked at.
     let whose = call.text("pattern").filter(|pattern| !pattern.contains('*')).map(Jid::parse);
     let whose = whose.transpose().unwrap_or(None);
+    let whose = call.confined().map(|me| me.jid().clone()).or(whose);
     let limit = call.value::<usize>("limit");
     if limit == Some(0) {
         return Err(CommandError::usage("`limit` has to be 1 at least"));
@@ -267,6 +237,9 @@ async fn list(call: Call) -> Result<Done, CommandError> {
         };
         shown += page.sessions.len();
         for session in page.sessions {
+            if named {
+                call.note_session(&session);
+            }
             call.row(session_row(&session)).await?;
         }
         after = page.next;
@@ -300,14 +273,24 @@ async fn list(call: Call) -> Result<Done, CommandError> {
     .with("total", total))
 }
 
+pub(super) fn account_of(session: &Session) -> Option<AccountId> {
+    session.identity().map(|identity| identity.account)
+}
+
+pub(super) fn may_see(call: &Call, session: &Session) -> bool {
+    call.may_see(account_of(session))
+}
+
 async fn show(call: Call) -> Result<Done, CommandError> {
     let text = call.text("session").unwrap_or_default();
     if let Ok(id) = text.parse::<SessionId>() {
-        if let Some(session) = call.server.registry.get(id) {
+        let there = call.server.registry.get(id);
+        if let Some(session) = there.filter(|session| may_see(&call, session)) {
+            call.note_session(&session);
             call.row(session_row(&session)).await?;
             return Ok(Done::said(""));
         }
-        if let Some(past) = call.server.recent.get(id) {
+        if let Some(past) = past(&call, id).await? {
             call.row(row! {
                 "id": past.id.to_string(),
                 "jid": past.jid.as_ref().map(Jid::as_str),
@@ -327,7 +310,9 @@ async fn show(call: Call) -> Result<Done, CommandError> {
     let jid = Jid::parse(text).map_err(|why| {
         CommandError::usage(format!("`{text}` is neither a session id nor a JID: {why}"))
     })?;
-    let sessions = select_jid(&call, &jid);
+    call.account(&jid).await?;
+    let mut sessions = select_jid(&call, &jid);
+    sessions.retain(|session| may_see(&call, session));
     match sessions.as_slice() {
         [] => Ok(Done::nothing(format!("`{jid}` has no session"))),
         [session] => {
@@ -339,6 +324,21 @@ async fn show(call: Call) -> Result<Done, CommandError> {
     }
 }
 
+/// The tombstone of a session, if the caller may see it. It knows the name of its account only, which
+/// may be another's by now: one that is younger than the session is.
+async fn past(call: &Call, id: SessionId) -> Result<Option<Past>, CommandError> {
+    let Some(past) = call.server.recent.get(id) else { return Ok(None) };
+    let owner = match &past.jid {
+        Some(jid) => call.server.account(jid.bare_str()).await?,
+        None => None,
+    };
+    let owner = owner.filter(|owner| owner.created <= past.created);
+    if let Some(owner) = &owner {
+        call.note(owner.id, &owner.jid);
+    }
+    Ok(call.may_see(owner.map(|owner| owner.id)).then_some(past))
+}
+
 async fn count(call: Call) -> Result<Done, CommandError> {
     let counts = serde_json::to_value(call.server.registry.counts()).unwrap_or_default();
     if let Value::Object(row) = counts {
@@ -347,15 +347,24 @@ async fn count(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(""))
 }
 
-async fn watch(call: Call) -> Result<Done, CommandError> {
+async fn watch(mut call: Call) -> Result<Done, CommandError> {
     use tokio::sync::broadcast::error::RecvError;
     let mut events = call.server.events.watch();
+    let epoch = |call: &Call| call.server.accounts_epoch.load(Ordering::SeqCst);
+    let mut admitted = epoch(&call);
+    call.renew().await?;
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
             () = call.rows.closed() => return Ok(Done::said("")),
         };
+        // It may go on for days: whoever is demoted meanwhile sees no more.
+        if epoch(&call) != admitted {
+            admitted = epoch(&call);
+            call.renew().await?;
+        }
         let row = match event {
+            Ok(event) if !may_see(&call, &event.session) => continue,
             Ok(event) => {
                 let record = match &event.change {
                     Change::Ended(record) => record.as_ref(),
@@ -384,175 +393,15 @@ async fn watch(call: Call) -> Result<Done, CommandError> {
     }
 }
 
-fn select_jid(call: &Call, jid: &Jid) -> Vec<Arc<Session>> {
+pub(super) fn plural(count: usize) -> String {
+    if count == 1 { "1 session".into() } else { format!("{count} sessions") }
+}
+
+pub(super) fn select_jid(call: &Call, jid: &Jid) -> Vec<Arc<Session>> {
     let registry = &call.server.registry;
     if jid.is_bare() {
         registry.of(jid.as_str()).into_iter().collect()
     } else {
         registry.full(jid).into_iter().collect()
-    }
-}
-
-/// All sessions that any of the selectors means, each once.
-fn select(call: &Call) -> Result<Vec<Arc<Session>>, CommandError> {
-    let registry = &call.server.registry;
-    let mut found: Vec<Arc<Session>> = Vec::new();
-    let mut selectors = 0;
-    for text in call.many("selector") {
-        selectors += 1;
-        let jid = Jid::parse(text)
-            .map_err(|why| CommandError::usage(format!("`{text}` is not a JID: {why}")))?;
-        found.extend(select_jid(call, &jid));
-    }
-    if let Some(id) = call.value::<SessionId>("id") {
-        selectors += 1;
-        found.extend(registry.get(id));
-    }
-    if let Some(token) = call.value::<TokenId>("token") {
-        selectors += 1;
-        found.extend(registry.with_token(token));
-    }
-    if let Some(network) = call.network("ip") {
-        selectors += 1;
-        if network.prefix_len() == network.max_prefix_len() {
-            found.extend(registry.at(network.addr()));
-        } else {
-            found.extend(registry.all().filter(|session| network.contains(&session.address())));
-        }
-    }
-    if call.flag("all") {
-        selectors += 1;
-        found.extend(registry.all());
-    }
-    if selectors == 0 {
-        return Err(CommandError::usage("it is not said which sessions")
-            .hint("name a JID, `--id`, `--token`, `--ip` or `--all`"));
-    }
-    each_once(&mut found);
-    Ok(found)
-}
-
-async fn end(call: Call) -> Result<Done, CommandError> {
-    let mut sessions = select(&call)?;
-    let level = call.text("level");
-    let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
-    let level = level.unwrap_or(Level::End);
-    let tokens = if level == Level::Revoke { tokens(&call, &sessions) } else { BTreeSet::new() };
-    // Whoever else has logged in with one of these tokens goes as well.
-    sessions.extend(tokens.iter().flat_map(|token| call.server.registry.with_token(*token)));
-    each_once(&mut sessions);
-    let dry = call.flag("dry-run");
-    if sessions.is_empty() && (dry || tokens.is_empty()) {
-        let count = if dry { "would_end" } else { "ended" };
-        return Ok(Done::nothing("no session matches").with(count, 0));
-    }
-    let one = |session: &Session, outcome: Value| {
-        row! {
-            "id": session.id.to_string(),
-            "jid": session.jid().map(Jid::as_str),
-            "outcome": outcome,
-        }
-    };
-    if dry {
-        for session in &sessions {
-            call.row(one(session, "would-end".into())).await?;
-        }
-        let message = format!("{} would end; nothing was done", plural(sessions.len()));
-        return Ok(Done::said(message).with("would_end", sessions.len()));
-    }
-
-    let text = call.text("reason").map(str::to_owned);
-    // By whom they are ended: those that are ending already are not ended by this.
-    let ending: HashSet<SessionId> =
-        sessions.iter().filter(|session| !session.alive()).map(|session| session.id).collect();
-    // Credentials first: all of them are dead before the first connection closes.
-    let mut revoked = 0;
-    for token in tokens {
-        match call.server.revoke_token(token, &call.actor(), text.clone()).await {
-            Ok(None) => {}
-            Ok(Some((_, more))) => {
-                revoked += 1;
-                sessions.extend(more);
-            }
-            Err(error) if revoked == 0 => return Err(error.into()),
-            Err(error) => {
-                let message = format!(
-                    "{error}, after {revoked} tokens were revoked; no session without one was ended"
-                );
-                return Err(CommandError::failed(message).hint("see the server's log; try again"));
-            }
-        }
-    }
-    each_once(&mut sessions);
-    if sessions.is_empty() {
-        return Ok(match revoked {
-            0 => Done::nothing("there is no such token").with("ended", 0),
-            _ => Done::said("revoked the token, no session to end").with("ended", 0),
-        });
-    }
-    let reason = match level {
-        Level::Kick => Reason::Kicked,
-        Level::End => Reason::Ended,
-        Level::Revoke => Reason::Revoked,
-    };
-    let request = End { level, actor: call.actor(), text, ..End::new(reason) };
-    let ours = |session: &Arc<Session>| {
-        call.server.end(session, request.clone())
-            || !ending.contains(&session.id)
-                && session.end_record().is_some_and(|record| {
-                    level == Level::Revoke && record.level == level && record.by == request.actor
-                })
-    };
-    // All are marked dead before the first is waited for.
-    let ours: Vec<bool> = sessions.iter().map(ours).collect();
-    call.server.all_settled(&sessions).await;
-    let mut ended = 0;
-    let mut lingering = 0;
-    for (session, ours) in sessions.iter().zip(ours) {
-        let outcome = Outcome::of(session.settled(), ours);
-        ended += usize::from(outcome == Outcome::Ended);
-        lingering += usize::from(outcome == Outcome::Lingering);
-        let outcome = serde_json::to_value(outcome).unwrap_or_default();
-        // Whether or not somebody still listens, the rest is seen through.
-        let _ = call.row(one(session, outcome)).await;
-    }
-    let message = match lingering {
-        0 => format!("{} ended", plural(ended)),
-        some => format!("{} ended, {some} are dead but their connections linger", plural(ended)),
-    };
-    Ok(Done::said(message).with("ended", ended).with("lingering", lingering))
-}
-
-/// The tokens that are revoked together with these sessions: theirs, and the one that was named.
-fn tokens(call: &Call, sessions: &[Arc<Session>]) -> BTreeSet<TokenId> {
-    let theirs = sessions.iter().filter_map(|session| session.identity()?.token);
-    theirs.chain(call.value::<TokenId>("token")).collect()
-}
-
-fn each_once(sessions: &mut Vec<Arc<Session>>) {
-    sessions.sort_by_key(|session| session.id);
-    sessions.dedup_by_key(|session| session.id);
-}
-
-fn plural(count: usize) -> String {
-    if count == 1 { "1 session".into() } else { format!("{count} sessions") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_bare_and_full_addresses() {
-        let matches = |pattern: &str, jid: &str| Pattern::new(pattern).matches(jid);
-        assert!(matches("alice@localhost", "alice@localhost/phone"));
-        assert!(matches("Alice@localhost", "alice@localhost"));
-        assert!(matches("*@localhost", "bob@localhost/x"));
-        assert!(matches("*li*@*", "alice@localhost/x"));
-        assert!(matches("alice@localhost/ph*", "alice@localhost/phone"));
-        assert!(!matches("alice@localhost/ph*", "alice@localhost/Phone"));
-        assert!(!matches("alice", "alice@localhost"));
-        assert!(!matches("*aa*", "a@b"), "parts do not overlap");
-        assert!(!matches("ab*ba", "aba"), "first and last do not overlap");
     }
 }

@@ -3,13 +3,16 @@
 use serde_json::{Map, Value};
 use wire::{Token, TokenId};
 
-use super::{Arg, Call, Command, CommandError, Done, Form, Shape, ValueKind, row};
+use super::{
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row, user::unknown,
+};
 use crate::{
     account::{Account, Role},
     client::{self, Check, Class, Over},
     clock::Millis,
     config::Span,
     id::{ClientId, GrantId},
+    rights::Right,
     vault::{Found, LOGIN, Mint, MintError, Parent},
 };
 
@@ -90,6 +93,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::Token,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&["token", "id", "client", "expires"]),
         run: |call| Box::pin(mint(call)),
     },
@@ -100,6 +106,9 @@ pub const COMMANDS: &[Command] = &[
                   that has it from somewhere it should not be: then all that came from its grant ends.",
         args: &[TOKEN],
         mutates: true,
+        right: Right::Token,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&["token", "id", "client", "expires"]),
         run: |call| Box::pin(rotate(call)),
     },
@@ -109,6 +118,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::List(&[
             "id",
             "label",
@@ -134,6 +146,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::Revoke,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(revoke(call)),
     },
@@ -141,15 +156,11 @@ pub const COMMANDS: &[Command] = &[
 
 async fn account(call: &Call) -> Result<Account, CommandError> {
     let jid = call.jid("jid")?;
-    let unknown = || {
-        CommandError::failed(format!("there is no account `{jid}`"))
-            .hint("`usher user list` shows all accounts")
-    };
     if !jid.is_bare() {
         return Err(CommandError::usage(format!("`{jid}` has a resource"))
             .hint("name the account, and the resource with `--resource`"));
     }
-    call.server.account(jid.as_str()).await?.ok_or_else(unknown)
+    call.account(&jid).await?.ok_or_else(|| unknown(&jid))
 }
 
 impl From<MintError> for CommandError {
@@ -164,6 +175,7 @@ impl From<MintError> for CommandError {
 
 async fn mint(call: Call) -> Result<Done, CommandError> {
     let account = account(&call).await?;
+    call.may_act(account.id, &account.jid, account.role, Right::Token)?;
     let (bounds, clients) = (&call.server.config.tokens, &call.server.config.clients);
     let class = call.text("class").and_then(Class::parse).unwrap_or_default();
     let ttl = match (call.value::<Span>("ttl"), class.length(clients)) {
@@ -182,7 +194,13 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
         return Err(CommandError::failed(message).hint("`tokens.max_ttl` in the configuration"));
     }
     let inactive = call.value::<Span>("inactive").unwrap_or(bounds.inactive);
-    let role = call.text("role").and_then(Role::parse).unwrap_or(account.role);
+    // What may do less than its account makes nothing that may do more than it.
+    let most = call.caller.account().map_or(Role::Admin, |me| me.role());
+    let asked = call.text("role").and_then(Role::parse);
+    let role = asked.unwrap_or_else(|| account.role.min(most));
+    if role > most {
+        call.may_give(role)?;
+    }
     if role > account.role {
         let message = format!(
             "`{}` is only {}, so its token cannot be {}",
@@ -227,17 +245,18 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
         class,
         bound_to,
         parent,
-        ..Mint::login(role, &*call.caller)
+        ..Mint::login(role, &*call.caller.name())
     };
     let (found, token) = call.server.mint(&account, mint).await?;
     shown(&call, &account, &found, &token).await
 }
 
 async fn rotate(call: Call) -> Result<Done, CommandError> {
-    let Some(old) = by_id(&call).await? else { return Ok(nothing(&call)) };
-    let unknown = || CommandError::failed(format!("there is no account `{}`", old.client.jid));
-    let account = call.server.account(&old.client.jid).await?.ok_or_else(unknown)?;
-    let (found, token) = call.server.rotate_token(&account, old.token.id, &call.caller).await?;
+    let Some((old, owner)) = by_id(&call, Right::Token).await? else { return Ok(nothing(&call)) };
+    let gone = || CommandError::failed(format!("there is no account `{}`", old.client.jid));
+    let account = owner.ok_or_else(gone)?;
+    let by = call.caller.name();
+    let (found, token) = call.server.rotate_token(&account, old.token.id, &by).await?;
     shown(&call, &account, &found, &token).await
 }
 
@@ -318,10 +337,24 @@ async fn list(call: Call) -> Result<Done, CommandError> {
     })
 }
 
-async fn by_id(call: &Call) -> Result<Option<Found>, CommandError> {
+/// The token that is named, and its account if that is still there; none if there is none that the
+/// caller may know of. Refuses those who may not do this to it.
+async fn by_id(
+    call: &Call,
+    right: Right,
+) -> Result<Option<(Found, Option<Account>)>, CommandError> {
     let missing = || CommandError::usage("`token` is missing");
     let id = call.value::<TokenId>("token").ok_or_else(missing)?;
-    Ok(call.server.find_token(id).await?)
+    let Some(found) = call.server.find_token(id).await? else { return Ok(None) };
+    let client = &found.client;
+    if !call.may_see(Some(client.account)) {
+        return Ok(None);
+    }
+    let owner = call.server.account(&client.jid).await?.filter(|o| o.id == client.account);
+    let role = owner.as_ref().map_or(found.token.role, |owner| owner.role);
+    call.note(client.account, &client.jid);
+    call.may_act(client.account, &client.jid, role, right)?;
+    Ok(Some((found, owner)))
 }
 
 fn nothing(call: &Call) -> Done {
@@ -329,12 +362,12 @@ fn nothing(call: &Call) -> Done {
 }
 
 async fn revoke(call: Call) -> Result<Done, CommandError> {
-    let missing = || CommandError::usage("`token` is missing");
-    let id = call.value::<TokenId>("token").ok_or_else(missing)?;
+    let Some((found, _)) = by_id(&call, Right::Revoke).await? else { return Ok(nothing(&call)) };
+    let (id, account, jid) = (found.token.id, found.client.account, &found.client.jid);
+    call.reasoned([Some(account)])?;
     let reason = call.text("reason").map(str::to_owned);
-    let revoked = call.server.revoke_token(id, &call.actor(), reason).await?;
-    let Some((found, sessions)) = revoked else { return Ok(nothing(&call)) };
-    let jid = &found.client.jid;
+    let revoked = call.server.revoke_token(id, &call.actor(Some(account)), reason).await?;
+    let Some((_, sessions)) = revoked else { return Ok(nothing(&call)) };
     let ended = sessions.len() - call.server.all_settled(&sessions).await.len();
     let message = match sessions.len() {
         0 => format!("revoked {id} of `{jid}`, no session to end"),

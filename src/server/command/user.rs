@@ -3,10 +3,14 @@
 use serde_json::Value;
 use wire::{Jid, Secret};
 
-use super::{Arg, Call, Command, CommandError, Done, Form, Reply, Running, Shape, ValueKind, row};
+use super::{
+    Arg, Call, Command, CommandError, Done, Form, Running, Scope, Shape, ValueKind,
+    pattern::Pattern, row,
+};
 use crate::{
     account::{Account, AccountError, Role},
     change::Standing,
+    rights::Right,
 };
 
 const JID: Arg = Arg {
@@ -40,6 +44,9 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(add(call)),
     },
@@ -49,6 +56,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID, PASSWORD],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Own,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(password(call)),
     },
@@ -60,12 +70,15 @@ pub const COMMANDS: &[Command] = &[
             JID,
             Arg {
                 name: "role",
-                about: "`user`, `operator` or `admin`",
+                about: "The new role",
                 form: Form::Required,
                 kind: ValueKind::Choice(Role::NAMES),
             },
         ],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| {
             let role = call.text("role").and_then(Role::parse).unwrap_or(Role::User);
@@ -84,6 +97,9 @@ pub const COMMANDS: &[Command] = &[
             kind: ValueKind::CsvFile,
         }],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&["row", "jid", "problem"]),
         run: |call| Box::pin(import(call)),
     },
@@ -98,6 +114,9 @@ pub const COMMANDS: &[Command] = &[
             kind: ValueKind::JidPattern,
         }],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Others,
+        fresh: false,
         shape: Shape::List(COLUMNS),
         run: |call| Box::pin(list(call)),
     },
@@ -107,6 +126,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID],
         mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
         shape: Shape::Record,
         run: |call| Box::pin(show(call)),
     },
@@ -116,6 +138,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID],
         mutates: true,
+        right: Right::Block,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| stand(call, Standing::Disabled),
     },
@@ -125,6 +150,9 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         args: &[JID],
         mutates: true,
+        right: Right::Block,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| stand(call, Standing::Enabled),
     },
@@ -134,6 +162,9 @@ pub const COMMANDS: &[Command] = &[
         details: "A later account of the same name inherits nothing.",
         args: &[JID],
         mutates: true,
+        right: Right::User,
+        scope: Scope::Others,
+        fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(delete(call)),
     },
@@ -152,6 +183,20 @@ impl From<AccountError> for CommandError {
     }
 }
 
+/// Nobody has this address.
+pub(super) fn unknown(jid: &Jid) -> CommandError {
+    AccountError::Unknown(jid.as_str().into()).into()
+}
+
+/// The account that the command is to change, if the caller may do this to it.
+async fn target(call: &Call, right: Right) -> Result<(Jid, Account), CommandError> {
+    let jid = call.jid("jid")?;
+    let account = call.account(&jid).await?.filter(|_| jid.is_bare());
+    let account = account.ok_or_else(|| unknown(&jid))?;
+    call.may_act(account.id, &account.jid, account.role, right)?;
+    Ok((jid, account))
+}
+
 fn secret(call: &Call) -> Result<Secret, CommandError> {
     let missing = || CommandError::usage("a password is needed");
     let text = call.text("password").ok_or_else(missing)?;
@@ -165,23 +210,40 @@ async fn add(call: Call) -> Result<Done, CommandError> {
         return Err(AccountError::Exists(jid.as_str().into()).into());
     }
     let role = call.text("role").and_then(Role::parse).unwrap_or(Role::User);
+    call.may_give(role)?;
     let keys = call.server.keys_of(secret(&call)?).await?;
-    call.server.add_account(&jid, keys, role).await?;
+    let account = call.server.add_account(&jid, keys, role).await?;
+    call.note(account.id, &account.jid);
     Ok(Done::said(format!("added `{jid}` as {}", role.as_str())).with("jid", jid.as_str()))
 }
 
 async fn password(call: Call) -> Result<Done, CommandError> {
-    let jid = call.jid("jid")?;
+    let (jid, account) = target(&call, Right::User).await?;
+    if call.caller.account().is_some_and(|me| me.id() == account.id && me.narrowed()) {
+        // With the password it could be all that its account is.
+        let message = format!("this session of `{jid}` may do less than the account");
+        return Err(CommandError::forbidden(message).hint("log in with the password first"));
+    }
     let keys = call.server.keys_of(secret(&call)?).await?;
-    let ended = call.server.set_password(&jid, keys, call.actor(), None).await?;
+    let actor = call.actor(Some(account.id));
+    let current = call.caller.account().and_then(|me| me.session());
+    let ended = call.server.set_password(&jid, keys, actor, current).await?;
     let message = format!("set the password of `{jid}`, {}", sessions_ended(ended));
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
 
 fn stand(call: Call, standing: Standing) -> Running {
     Box::pin(async move {
-        let jid = call.jid("jid")?;
-        let ended = call.server.set_standing(&jid, standing, call.actor()).await?;
+        let right = match standing {
+            Standing::Disabled | Standing::Enabled => Right::Block,
+            Standing::Role(_) => Right::User,
+        };
+        let (jid, account) = target(&call, right).await?;
+        if let Standing::Role(role) = standing {
+            call.may_give(role)?;
+        }
+        let actor = call.actor(Some(account.id));
+        let ended = call.server.set_standing(&jid, standing, actor).await?;
         let what = match standing {
             Standing::Disabled => "disabled".into(),
             Standing::Enabled => "enabled".into(),
@@ -193,8 +255,9 @@ fn stand(call: Call, standing: Standing) -> Running {
 }
 
 async fn delete(call: Call) -> Result<Done, CommandError> {
-    let jid = call.jid("jid")?;
-    let ended = call.server.delete_account(&jid, call.actor()).await?;
+    let (jid, account) = target(&call, Right::User).await?;
+    let actor = call.actor(Some(account.id));
+    let ended = call.server.delete_account(&jid, actor).await?;
     let message = format!("deleted `{jid}`, {}", sessions_ended(ended));
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
@@ -211,6 +274,7 @@ fn sessions_ended(ended: usize) -> String {
 async fn import(call: Call) -> Result<Done, CommandError> {
     let rows = call.args.get("file").and_then(Value::as_array).cloned().unwrap_or_default();
     let total = rows.len() as u64;
+    let call = std::sync::Arc::new(call);
     let mut running = tokio::task::JoinSet::new();
     let mut rows = rows.into_iter().enumerate();
     let (mut added, mut skipped, mut finished) = (0u64, 0u64, 0u64);
@@ -222,8 +286,8 @@ async fn import(call: Call) -> Result<Done, CommandError> {
                 finished += 1;
                 continue;
             }
-            let server = call.server.clone();
-            running.spawn(async move { (index, import_row(&server, row).await) });
+            let call = call.clone();
+            running.spawn(async move { (index, import_row(&call, row).await) });
         }
         let Some(joined) = running.join_next().await else { break };
         finished += 1;
@@ -253,7 +317,9 @@ fn is_heading(row: &Value) -> bool {
     field(0) == Some("jid") && field(1) == Some("password")
 }
 
-async fn import_row(server: &crate::Server, row: Value) -> Result<(), (Option<String>, String)> {
+/// Accounts that are imported are not noted one by one: the audit has their number.
+async fn import_row(call: &Call, row: Value) -> Result<(), (Option<String>, String)> {
+    let server = &call.server;
     let field = |index: usize| row.get(index).and_then(Value::as_str);
     let name = field(0).unwrap_or_default().trim();
     let bad = |why: String| (Some(name.to_owned()), why);
@@ -268,6 +334,7 @@ async fn import_row(server: &crate::Server, row: Value) -> Result<(), (Option<St
         return Err(bad("there are more than three fields".into()));
     }
     let said = |error: AccountError| bad(error.to_string());
+    call.may_give(role).map_err(|why| bad(why.message))?;
     server.account_address(&jid).map_err(said)?;
     // Hashing is the dear part.
     if server.account(jid.as_str()).await.map_err(|why| said(why.into()))?.is_some() {
@@ -290,7 +357,8 @@ fn account_row(call: &Call, account: &Account) -> serde_json::Map<String, Value>
 }
 
 async fn list(call: Call) -> Result<Done, CommandError> {
-    let pattern = call.text("pattern").map(super::session::Pattern::new);
+    let pattern = call.text("pattern").map(Pattern::new);
+    let named = pattern.as_ref().is_some_and(Pattern::names_one);
     let mut after: Option<String> = None;
     let mut shown = 0u64;
     loop {
@@ -300,7 +368,10 @@ async fn list(call: Call) -> Result<Done, CommandError> {
         for account in &page {
             if pattern.as_ref().is_none_or(|pattern| pattern.matches(&account.jid)) {
                 shown += 1;
-                call.send(Reply::Row(account_row(&call, account))).await?;
+                if named {
+                    call.note(account.id, &account.jid);
+                }
+                call.row(account_row(&call, account)).await?;
             }
         }
     }
@@ -309,7 +380,7 @@ async fn list(call: Call) -> Result<Done, CommandError> {
 
 async fn show(call: Call) -> Result<Done, CommandError> {
     let jid = call.jid("jid")?;
-    let Some(account) = call.server.account(jid.bare_str()).await? else {
+    let Some(account) = call.account(&jid).await? else {
         return Ok(Done::nothing(format!("there is no account `{jid}`")));
     };
     let mut row = account_row(&call, &account);

@@ -213,6 +213,7 @@ impl Reader<'_> {
             let hint = match kind {
                 Kind::Section(_) => format!("head it with `[{path}]`"),
                 Kind::Sections(_) => format!("head each of them with `[[{path}]]`"),
+                Kind::Choice(words) => nearest(value.get_ref(), words),
                 _ => String::new(),
             };
             let found = excerpt(self.text.get(value.span()).unwrap_or_default());
@@ -374,6 +375,21 @@ fn is_directive(text: &str) -> bool {
     !part.is_empty() && part.chars().all(target) && LEVELS.contains(&level)
 }
 
+/// Which of the words somebody who wrote another may have meant.
+fn nearest(written: &DeValue<'_>, words: &[String]) -> String {
+    let DeValue::String(written) = written else { return String::new() };
+    let near = words.iter().map(|word| (distance(written, word), word)).min();
+    match near {
+        Some((distance, word)) if is_near(distance, written) => format!("the nearest is `{word}`"),
+        _ => String::new(),
+    }
+}
+
+/// Whether so many changes to what was written are a slip rather than another word.
+fn is_near(distance: usize, written: &str) -> bool {
+    distance <= 1 + written.chars().count() / 3
+}
+
 /// What somebody who wrote `name` may have meant.
 fn suggestion(name: &str, keys: &[Node], path: &str) -> String {
     let section = path.strip_suffix(name).unwrap_or_default();
@@ -384,7 +400,7 @@ fn suggestion(name: &str, keys: &[Node], path: &str) -> String {
     }
     let near = keys.iter().map(|key| (distance(name, &key.name), key)).min_by_key(|(d, _)| *d);
     if let Some((distance, key)) = near
-        && distance <= 1 + name.chars().count() / 3
+        && is_near(distance, name)
     {
         return format!("the nearest known key is `{section}{}`", key.name);
     }

@@ -16,7 +16,10 @@ pub use example::{example, reference};
 pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
-use crate::policy::{AtLimit, NewClients, Policy};
+use crate::{
+    policy::{AtLimit, NewClients, Policy},
+    rights::{Right, Rights},
+};
 
 /// Usher's configuration. Every key has a default; an empty file is a working server.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -47,6 +50,10 @@ pub struct Config {
     pub group: Vec<Group>,
     /// Bounds for `secret-token:` credentials.
     pub tokens: Tokens,
+    /// What each role may do to others.
+    pub roles: Roles,
+    /// What is written to the audit.
+    pub audit: Audit,
     /// Roster and offline storage.
     pub storage_limits: StorageLimits,
     /// What is logged, and how.
@@ -68,6 +75,8 @@ impl Default for Config {
             on: On::default(),
             group: Vec::new(),
             tokens: Tokens::default(),
+            roles: Roles::default(),
+            audit: Audit::default(),
             storage_limits: StorageLimits::default(),
             log: Log::default(),
         }
@@ -157,11 +166,14 @@ pub struct Auth {
     /// Failed attempts on one connection before it is closed.
     #[schemars(range(min = 2, max = 100))]
     pub attempts: u32,
+    /// How long after a login with the password a session may set another password, mint tokens and
+    /// revoke them; one that a token opened may not at all. `off`: every session may, at any time.
+    pub step_up: Span,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { scram_iterations: 10_000, attempts: 4 }
+        Self { scram_iterations: 10_000, attempts: 4, step_up: Span::seconds(300) }
     }
 }
 
@@ -391,6 +403,59 @@ impl Default for Tokens {
             inactive: Span::OFF,
             last_use: Span::seconds(60),
         }
+    }
+}
+
+/// What each role may do to others. Two are not here: `restricted` never has any right, and `admin`
+/// always has all. Nobody may act on an account whose role is not below the own one, whatever the
+/// rights; the own account takes no right, only a role above `restricted`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Roles {
+    /// Accounts of which nothing else was said.
+    pub user: RoleRights,
+    /// Those who look after others without touching anything.
+    pub viewer: RoleRights,
+    /// Those who help others.
+    pub support: RoleRights,
+    /// Those who keep order.
+    pub operator: RoleRights,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        let see = Rights::of(&[Right::List, Right::Status]);
+        let help = see.with(Right::ListIp).with(Right::End);
+        let order = help.with(Right::Revoke).with(Right::Block).with(Right::Policy);
+        Self {
+            user: RoleRights { rights: Rights::NONE },
+            viewer: RoleRights { rights: see },
+            support: RoleRights { rights: help },
+            operator: RoleRights { rights: order },
+        }
+    }
+}
+
+/// The rights of one role.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleRights {
+    /// All of its rights, by name; what is not here it may not do.
+    pub rights: Rights,
+}
+
+/// What is written to the audit, besides every command that changes something.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Whether what the admin socket only looks at is written too, when it names one account. What
+    /// accounts look at of others is written in any case.
+    pub views: bool,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { views: true }
     }
 }
 

@@ -66,8 +66,25 @@ fn unknown_keys_are_named_with_path_line_and_neighbour() {
     );
     assert_eq!(
         wrong("[auth]\nzzzzzz = 1"),
-        "f:2: unknown key `auth.zzzzzz`\nhint: known here: `scram_iterations`, `attempts`"
+        "f:2: unknown key `auth.zzzzzz`\nhint: known here: `scram_iterations`, `attempts`, `step_up`"
     );
+}
+
+#[test]
+fn rights_are_named_and_the_ends_of_the_ladder_have_none_to_set() {
+    use crate::rights::{Right, Rights};
+    let config = right("[roles.support]\nrights = [\"end\", \"list\"]\n[audit]\nviews = false");
+    assert_eq!(config.roles.support.rights, Rights::of(&[Right::List, Right::End]));
+    assert_eq!(config.roles.viewer.rights, Config::default().roles.viewer.rights);
+    assert!(!config.audit.views);
+    assert!(right("[roles.viewer]\nrights = []").roles.viewer.rights.is_empty());
+    let text = wrong("[roles.viewer]\nrights = [\n\"list\",\n\"lsit-ip\"]");
+    assert!(text.starts_with("f:4: `roles.viewer.rights[1]` must be `\"audit\"`"), "{text}");
+    assert!(text.ends_with("not `\"lsit-ip\"`\nhint: the nearest is `list-ip`"), "{text}");
+    for fixed in ["admin", "restricted"] {
+        let text = wrong(&format!("[roles.{fixed}]\nrights = []"));
+        assert!(text.contains(&format!("unknown key `roles.{fixed}`")), "{text}");
+    }
 }
 
 #[test]

@@ -1,0 +1,267 @@
+//! Who calls a command, and what they may do.
+//!
+//! Somebody at the admin socket may do everything. Anybody else is an account of this server, known
+//! by its internal id: a caller is made of an account that is there, and is looked up anew at every
+//! call. So an account that was demoted has lost its rights at its next command, one that was deleted
+//! has none, its successor of the same name inherits none, and an address of another server, whatever
+//! stands before its `@`, is nobody here.
+
+use std::sync::Arc;
+
+use wire::Jid;
+
+use super::{Command, CommandError, Scope};
+use crate::{
+    Server, Session,
+    account::{Account, Role},
+    end::Actor,
+    id::{AccountId, SessionId},
+    rights::{Right, Rights},
+};
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// An account of this server.
+    Account(Acting),
+    /// Somebody at the admin socket: every right, over everybody.
+    Local {
+        /// The name for the audit: `uid:1000`.
+        name: Arc<str>,
+    },
+}
+
+/// An account that calls; made by [`Server::caller_as`] and [`Server::caller_of`] only.
+#[derive(Clone, Debug)]
+pub struct Acting {
+    id: AccountId,
+    jid: Jid,
+    /// What it may be at most: less than the account's role if its session's token says so.
+    most: Role,
+    role: Role,
+    /// Whether `role` is less than the account's.
+    narrowed: bool,
+    rights: Rights,
+    session: Option<SessionId>,
+    via: Option<Arc<str>>,
+}
+
+/// Whose data a call may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// That of everybody, by right.
+    All,
+    /// That of the own account only.
+    Own,
+}
+
+impl Caller {
+    /// Somebody at the admin socket, by the name for the audit.
+    #[must_use]
+    pub fn local(name: impl Into<Arc<str>>) -> Self {
+        Self::Local { name: name.into() }
+    }
+
+    /// The name for the audit: `uid:1000`, `alice@localhost`, or `uid:0 as alice@localhost`.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Local { name } => name.clone(),
+            Self::Account(acting) => match &acting.via {
+                Some(via) => format!("{via} as {}", acting.jid).into(),
+                None => acting.jid.as_str().into(),
+            },
+        }
+    }
+
+    /// What it may do to others.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        match self {
+            Self::Local { .. } => Rights::ALL,
+            Self::Account(acting) => acting.rights,
+        }
+    }
+
+    /// The caller as the author of what is done to an account, or to a session of none.
+    #[must_use]
+    pub fn actor(&self, target: Option<AccountId>) -> Actor {
+        match self {
+            // Somebody who only acts as the owner is not the owner.
+            Self::Account(acting) if acting.via.is_none() && target == Some(acting.id) => {
+                Actor::Owner(acting.jid.as_str().into())
+            }
+            _ => Actor::Admin(self.name()),
+        }
+    }
+
+    /// The account that calls, if it is one.
+    #[must_use]
+    pub fn account(&self) -> Option<&Acting> {
+        match self {
+            Self::Account(acting) => Some(acting),
+            Self::Local { .. } => None,
+        }
+    }
+}
+
+impl Acting {
+    /// Its internal id.
+    #[must_use]
+    pub fn id(&self) -> AccountId {
+        self.id
+    }
+
+    /// Its bare JID.
+    #[must_use]
+    pub fn jid(&self) -> &Jid {
+        &self.jid
+    }
+
+    /// What it is: its account's role, or less.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// What it may do to others.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    /// Whether it is less than its account: then it must not get at what the account could do, as by
+    /// setting its password.
+    #[must_use]
+    pub fn narrowed(&self) -> bool {
+        self.narrowed
+    }
+
+    /// The session that it calls from.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+}
+
+/// Refuses for want of a right.
+pub(super) fn lacks(server: &Server, who: &Acting, right: Right) -> CommandError {
+    let roles: Vec<_> = server.config.roles.with(right).map(Role::as_str).collect();
+    let message = format!("`{}` ({}) lacks the right `{right}`", who.jid, who.role.as_str());
+    let roles = roles.join(", ");
+    CommandError::forbidden(message).hint(format!("roles that have it: {roles}"))
+}
+
+impl Server {
+    /// Somebody at the admin socket acting as an account, with its rights and no others; the audit
+    /// names both.
+    ///
+    /// # Errors
+    /// When there is no such account here that may log in, and when `via` is an account itself.
+    pub async fn caller_as(&self, jid: &str, via: &Caller) -> Result<Caller, CommandError> {
+        let Caller::Local { name } = via else {
+            return Err(CommandError::forbidden("only the admin socket acts as somebody else"));
+        };
+        let jid = Jid::parse(jid)
+            .map_err(|why| CommandError::usage(format!("`{jid}` is not a JID: {why}")))?;
+        self.account_address(&jid).map_err(|why| CommandError::forbidden(why.to_string()))?;
+        let account = self.account(jid.as_str()).await?.filter(|account| !account.disabled);
+        let account = account.ok_or_else(|| gone(&jid))?;
+        Ok(self.acting(&account, jid, Role::Admin, None, Some(name.clone())))
+    }
+
+    /// The account of a session, with no more rights than the session has.
+    ///
+    /// # Errors
+    /// When the session has not logged in, or is over, or its account is not what it was.
+    pub async fn caller_of(&self, session: &Session) -> Result<Caller, CommandError> {
+        let nobody = || CommandError::forbidden("the session has not logged in");
+        let identity = session.identity().ok_or_else(nobody)?;
+        let account = self.still_there(identity.account, &identity.jid).await?;
+        let jid = identity.jid.clone();
+        let caller = self.acting(&account, jid, identity.role(), Some(session.id), None);
+        self.renewed(&caller).await
+    }
+
+    fn acting(
+        &self,
+        account: &Account,
+        jid: Jid,
+        most: Role,
+        session: Option<SessionId>,
+        via: Option<Arc<str>>,
+    ) -> Caller {
+        let role = account.role.min(most);
+        // A lower role may have been given what the account's own has not.
+        let roles = &self.config.roles;
+        let rights = roles.rights(role) & roles.rights(account.role);
+        let narrowed = role < account.role;
+        Caller::Account(Acting { id: account.id, jid, most, role, narrowed, rights, session, via })
+    }
+
+    /// The account of this id, under this address, as it is now.
+    async fn still_there(&self, id: AccountId, jid: &Jid) -> Result<Account, CommandError> {
+        let account = match self.is_local(jid.domain()) {
+            true => self.account(jid.as_str()).await?,
+            false => None,
+        };
+        account.filter(|account| account.id == id && !account.disabled).ok_or_else(|| gone(jid))
+    }
+
+    /// The caller as it is now.
+    ///
+    /// # Errors
+    /// When its account, or the session that it calls from, is over.
+    pub(super) async fn renewed(&self, caller: &Caller) -> Result<Caller, CommandError> {
+        let Caller::Account(acting) = caller else { return Ok(caller.clone()) };
+        let account = self.still_there(acting.id, &acting.jid).await?;
+        if let Some(id) = acting.session {
+            let there = self.registry.get(id).filter(|session| session.alive());
+            if there.is_none_or(|s| s.identity().is_none_or(|me| me.account != acting.id)) {
+                return Err(CommandError::forbidden(format!("the session `{id}` is over")));
+            }
+        }
+        let (jid, via) = (acting.jid.clone(), acting.via.clone());
+        Ok(self.acting(&account, jid, acting.most, acting.session, via))
+    }
+
+    /// Whether a caller may run a command at all, and on whose data: the one check of the table. What
+    /// is not granted here is refused.
+    pub(super) fn admit(&self, caller: &Caller, command: &Command) -> Result<Reach, CommandError> {
+        let Caller::Account(acting) = caller else { return Ok(Reach::All) };
+        let own = command.scope == Scope::Own && acting.role > Role::Restricted;
+        let reach = match acting.rights.has(command.right) {
+            true => Reach::All,
+            false if own => Reach::Own,
+            false => return Err(lacks(self, acting, command.right)),
+        };
+        if command.fresh {
+            self.fresh(acting, command.name)?;
+        }
+        Ok(reach)
+    }
+
+    /// Refuses what takes a recent password to a session that cannot show one. Who calls from no
+    /// session has proved to be who it is in another way.
+    pub(super) fn fresh(&self, acting: &Acting, what: &str) -> Result<(), CommandError> {
+        let (Some(id), Some(window)) = (acting.session, self.config.auth.step_up.get()) else {
+            return Ok(());
+        };
+        let proved = self.registry.get(id).is_some_and(|session| {
+            session.identity().is_some_and(|me| {
+                me.token.is_none() && self.clock.now().seconds_since(me.since) < window
+            })
+        });
+        let window = self.config.auth.step_up;
+        let refused = || {
+            let message = format!("`{what}` takes a login with the password within {window}");
+            CommandError::forbidden(message).hint("log in again with the password")
+        };
+        proved.then_some(()).ok_or_else(refused)
+    }
+}
+
+fn gone(jid: &Jid) -> CommandError {
+    CommandError::forbidden(format!("there is no account `{jid}` that may do anything"))
+        .hint("`usher user show` tells whether it is there, and enabled")
+}
