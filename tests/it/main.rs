@@ -3,7 +3,7 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, ends, changes, churn, rivals       walls: what may depend on what
+//!  world ─► sessions, ends, changes, churn, rights, rivals   walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod dialogue;
 mod docs;
 mod ends;
 mod faults;
+mod rights;
 mod rivals;
 mod scram;
 mod script;
