@@ -5,6 +5,7 @@
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, churn, rivals
 //!  walls: what may depend on what
+//!  world ─► sessions, ends, changes, churn, rights, rivals   walls: what may depend on what
 //! ```
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod ends;
 mod faults;
 mod lists;
 mod pace;
+mod rights;
 mod rivals;
 mod scram;
 mod script;

@@ -50,9 +50,11 @@ pub struct Config {
     pub group: Vec<Group>,
     /// Bounds for `secret-token:` credentials.
     pub tokens: Tokens,
-    /// What each role may do to others.
+    /// What each role may do to others. Two are not here: `restricted` never has any right, and `admin`
+    /// always has all. Nobody may act on an account whose role is not below the own one, whatever the
+    /// rights; the own account takes no right, only a role above `restricted`.
     pub roles: Roles,
-    /// What is written to the audit.
+    /// What is written to the audit, besides every command that changes something.
     pub audit: Audit,
     /// Roster and offline storage.
     pub storage_limits: StorageLimits,
@@ -166,8 +168,9 @@ pub struct Auth {
     /// Failed attempts on one connection before it is closed.
     #[schemars(range(min = 2, max = 100))]
     pub attempts: u32,
-    /// How long after a login with the password a session may set another password, mint tokens and
-    /// revoke them; one that a token opened may not at all. `off`: every session may, at any time.
+    /// How long after a login with the password a session may set passwords, mint and revoke tokens,
+    /// and change accounts; one that a token opened may not at all. `off`: every session may, at any
+    /// time.
     pub step_up: Span,
 }
 
@@ -406,9 +409,7 @@ impl Default for Tokens {
     }
 }
 
-/// What each role may do to others. Two are not here: `restricted` never has any right, and `admin`
-/// always has all. Nobody may act on an account whose role is not below the own one, whatever the
-/// rights; the own account takes no right, only a role above `restricted`.
+/// What each role may do to others.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Roles {
@@ -444,7 +445,7 @@ pub struct RoleRights {
     pub rights: Rights,
 }
 
-/// What is written to the audit, besides every command that changes something.
+/// What is written to the audit.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
