@@ -342,7 +342,10 @@ impl Server {
         })
         .await?;
         let reason = match standing {
-            Standing::Enabled => return Ok(0),
+            Standing::Enabled => {
+                self.note_enabled(jid).await?;
+                return Ok(0);
+            }
             Standing::Role(_) if !changed => return Ok(0),
             Standing::Role(_) => Reason::RoleChanged,
             Standing::Disabled => Reason::AccountDisabled,
@@ -374,6 +377,7 @@ impl Server {
         for token in self.store.rows(&vault::TOKENS, account.id.0, Range::all()).await? {
             batch = batch.delete(&vault::TOKEN_OWNERS, SERVER, token.key);
         }
+        batch = batch.and(self.forget_logins(account.id).await?);
         for table in &self.registrations.tables {
             batch = batch.delete_owner(table, account.id.0);
         }

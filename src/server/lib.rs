@@ -19,6 +19,7 @@ pub mod command;
 pub mod config;
 pub mod end;
 pub mod events;
+pub mod history;
 pub mod hooks;
 pub mod id;
 pub mod iq;
@@ -26,6 +27,7 @@ pub mod keyring;
 pub mod login;
 pub mod mailbox;
 pub mod plugin;
+pub mod privacy;
 pub mod random;
 pub mod registry;
 mod router;
@@ -88,6 +90,9 @@ pub struct Server {
     pub(crate) last_stamp: AtomicU64,
     pub(crate) hashing: account::Hashing,
     pub(crate) stopping: AtomicBool,
+    pub(crate) notes: history::Notes,
+    /// Where the pass over all accounts is; see [`privacy`].
+    pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
     /// Plugins' own state about this server.
     slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
     /// Tells the main program that an administrator asked it to stop.
@@ -111,8 +116,19 @@ pub enum SetupError {
 }
 
 /// The core's own tables.
-const TABLES: &[&Table] =
-    &[&account::ACCOUNTS, &audit::AUDIT, &audit::AUDIT_HEAD, &vault::TOKENS, &vault::TOKEN_OWNERS];
+const TABLES: &[&Table] = &[
+    &account::ACCOUNTS,
+    &audit::AUDIT,
+    &audit::AUDIT_HEAD,
+    &history::LAST_SEEN,
+    &history::LOGIN,
+    &history::LOGIN_TIME,
+    &vault::TOKENS,
+    &vault::TOKEN_OWNERS,
+];
+
+/// How long a stopping server waits for the ends of its sessions to be written.
+const LAST_NOTES: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Server {
     /// Puts a server together.
@@ -168,6 +184,8 @@ impl Server {
             last_stamp: AtomicU64::new(0),
             hashing: account::Hashing::default(),
             stopping: AtomicBool::new(false),
+            notes: history::Notes::default(),
+            walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),
             stop: tokio::sync::Notify::new(),
         }))
@@ -222,6 +240,9 @@ impl Server {
         }
         for session in self.all_settled(&sessions).await {
             tracing::warn!(event = "session-lingers", session = %session.id);
+        }
+        if !self.history_written(LAST_NOTES).await {
+            tracing::error!(event = "history-not-written", error = "the disk is too slow");
         }
     }
 }

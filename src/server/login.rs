@@ -10,7 +10,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -43,6 +43,8 @@ pub struct Candidate {
     jid: Jid,
     /// None: there is no such account; nobody can prove the keys that were handed out for it.
     standing: Option<Standing>,
+    /// Its login is not for the history.
+    nolog: bool,
 }
 
 impl Candidate {
@@ -50,6 +52,12 @@ impl Candidate {
     #[must_use]
     pub fn jid(&self) -> &Jid {
         &self.jid
+    }
+
+    /// A login of the server's own making, which leaves nothing in the history.
+    #[must_use]
+    pub fn nolog(self) -> Self {
+        Self { nolog: true, ..self }
     }
 }
 
@@ -59,6 +67,7 @@ struct Standing {
     generation: u64,
     role: Role,
     disabled: bool,
+    created: Millis,
     token: Option<Pinned>,
 }
 
@@ -117,10 +126,20 @@ impl Server {
     /// # Errors
     /// [`Denied`] when storage fails.
     pub async fn scram_keys(
-        &self,
+        self: &Arc<Self>,
+        session: &Session,
         user: &Jid,
         hash: Hash,
     ) -> Result<(ScramKeys, Candidate), Denied> {
+        let mechanism = match hash {
+            Hash::Sha1 => Mechanism::ScramSha1,
+            Hash::Sha256 => Mechanism::ScramSha256,
+        };
+        session.set_attempt(Some(mechanism), false);
+        self.find_keys(user, hash).await
+    }
+
+    async fn find_keys(&self, user: &Jid, hash: Hash) -> Result<(ScramKeys, Candidate), Denied> {
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         let account = self.account(user.as_str()).await.map_err(|error| store_failed(&error))?;
         // Made for everybody, so that it takes the same time for everybody.
@@ -132,18 +151,24 @@ impl Server {
         );
         let keys = account.as_ref().and_then(|account| account.keys(hash)).unwrap_or(decoy);
         let standing = account.map(|account| Standing::of(&account));
-        Ok((keys, Candidate { epoch, jid: user.clone(), standing }))
+        Ok((keys, Candidate { epoch, jid: user.clone(), standing, nolog: false }))
     }
 
     /// Checks a password, or a token that a client without OAUTHBEARER sends in its place.
     ///
     /// # Errors
     /// [`Denied`]; the same for a wrong password and an unknown account.
-    pub async fn check_password(&self, user: &Jid, password: Secret) -> Result<Candidate, Denied> {
+    pub async fn check_password(
+        self: &Arc<Self>,
+        session: &Session,
+        user: &Jid,
+        password: Secret,
+    ) -> Result<Candidate, Denied> {
+        session.set_attempt(Some(Mechanism::Plain), false);
         if password.expose().starts_with(b"secret-token:") {
-            return self.check_token(Some(user), password).await;
+            return self.check_any_token(session, Some(user), password).await;
         }
-        let (keys, candidate) = self.scram_keys(user, Hash::Sha256).await?;
+        let (keys, candidate) = self.find_keys(user, Hash::Sha256).await?;
         let right = self.hashing.run(move || {
             let text = std::str::from_utf8(password.expose());
             text.is_ok_and(|text| wire::verify_password(Hash::Sha256, &keys, text))
@@ -160,15 +185,37 @@ impl Server {
     /// # Errors
     /// [`Denied`]; the reason only for those who have the right secret.
     pub async fn check_token(
-        &self,
+        self: &Arc<Self>,
+        session: &Session,
         user: Option<&Jid>,
         token: Secret,
     ) -> Result<Candidate, Denied> {
-        let unknown = || Denied::from(SaslFailure::NotAuthorized);
-        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        session.set_attempt(Some(Mechanism::OauthBearer), false);
+        self.check_any_token(session, user, token).await
+    }
+
+    async fn check_any_token(
+        self: &Arc<Self>,
+        session: &Session,
+        user: Option<&Jid>,
+        token: Secret,
+    ) -> Result<Candidate, Denied> {
         let token =
             std::str::from_utf8(token.expose()).ok().and_then(|text| Token::parse(text).ok());
-        let token = token.ok_or_else(unknown)?;
+        let token = token.ok_or(SaslFailure::NotAuthorized)?;
+        let owner = token.owner.clone();
+        let checked = self.verify_login(user, token).await;
+        if let Err(denied) = &checked {
+            // The peer need not wait for the failure: noted here and now, and by the token's owner.
+            self.login_refused(session, Some(&owner), denied.failure);
+            session.set_attempt(None, true);
+        }
+        checked
+    }
+
+    async fn verify_login(&self, user: Option<&Jid>, token: Token) -> Result<Candidate, Denied> {
+        let unknown = || Denied::from(SaslFailure::NotAuthorized);
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         if user.is_some_and(|user| *user != token.owner) || !self.is_local(token.owner.domain()) {
             return Err(unknown());
         }
@@ -189,7 +236,7 @@ impl Server {
             expires: record.expires,
             inactive: record.inactive,
         });
-        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing) })
+        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing), nolog: false })
     }
 
     /// The admission gate: enters a session whose peer has proved who it is.
@@ -203,7 +250,7 @@ impl Server {
         mechanism: Mechanism,
         binding: Option<&'static str>,
     ) -> Result<Jid, Denied> {
-        let Candidate { epoch, jid, standing } = candidate;
+        let Candidate { epoch, jid, standing, nolog } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
         if standing.disabled {
             return Err(disabled());
@@ -224,6 +271,7 @@ impl Server {
             resource: pinned.and_then(|token| token.resource),
             role: standing.role,
             since: self.clock.now(),
+            noted: OnceLock::new(),
         };
         let cap = cap(self.config.limits.per_account);
         match self.registry.login(session, identity, cap) {
@@ -241,6 +289,7 @@ impl Server {
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
         session.touch(self.clock.now());
+        self.note_login(session, nolog);
         self.events.publish(session, Change::LoggedIn);
         tracing::info!(
             event = "logged-in",
@@ -328,6 +377,7 @@ impl Standing {
             generation: account.generation,
             role: account.role,
             disabled: account.disabled,
+            created: account.created,
             token: None,
         }
     }

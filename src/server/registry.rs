@@ -418,7 +418,7 @@ pub(crate) enum Login {
 }
 
 /// What counts as one peer's address: an IPv4 address, an IPv6 /64 network.
-fn peer_network(address: IpAddr) -> IpAddr {
+pub(crate) fn peer_network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

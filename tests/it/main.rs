@@ -17,6 +17,7 @@ mod dialogue;
 mod docs;
 mod ends;
 mod faults;
+mod history;
 mod rivals;
 mod scram;
 mod script;

@@ -22,6 +22,7 @@ use server::{
     end::Actor,
     keyring::KeyRing,
     plugin::Plugin,
+    store::SharedStore,
     vault::{LOGIN, Mint},
 };
 use sha2::{Digest, Sha256};
@@ -83,13 +84,21 @@ impl World {
 
     /// The same with other plugins.
     pub async fn start_with(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(store::memory(), Clock::manual(START), plugins, change).await
+    }
+
+    /// The same on a store that may have been used before.
+    pub async fn start_on(
+        store: SharedStore,
+        clock: Clock,
+        plugins: &'static [Plugin],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.tls.required = false;
         config.auth.scram_iterations = 2;
         config.sessions.close_wait = Span::seconds(5);
         change(&mut config);
-        let clock = Clock::manual(START);
-        let store = store::memory();
         let server = Server::new(config, clock.clone(), store, KeyRing::ephemeral(), plugins);
         let server = server.expect("is put together");
         let made = tls::self_signed(certificate().dir.path(), &["localhost".into()]);
@@ -371,7 +380,8 @@ pub fn tended(server: &Arc<Server>) -> Arc<Session> {
 
 /// Logs a session in as somebody who has proved to be the owner of the account.
 pub async fn enter(server: &Arc<Server>, session: &Arc<Session>, jid: &str) -> bool {
-    let Ok((_, candidate)) = server.scram_keys(&jid.parse_jid(), Hash::Sha256).await else {
+    let Ok((_, candidate)) = server.scram_keys(session, &jid.parse_jid(), Hash::Sha256).await
+    else {
         return false;
     };
     server.enter(session, candidate, Mechanism::ScramSha256, None).await.is_ok()

@@ -2,6 +2,7 @@
 //! admin socket, permission check, audit and documentation are derived from the declarations here;
 //! the crate `admin` holds those faces.
 
+mod history;
 mod server;
 mod session;
 mod token;
@@ -17,11 +18,12 @@ use wire::{Jid, TokenId};
 
 use crate::{Server, audit::Entry, config::Span, end::Actor, id::SessionId};
 
+pub use self::history::COMMANDS as HISTORY;
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
-pub const CORE: &[&[Command]] = &[USER, SESSION, TOKEN, SERVER];
+pub const CORE: &[&[Command]] = &[USER, SESSION, HISTORY, TOKEN, SERVER];
 
 /// One command.
 #[derive(Debug)]
