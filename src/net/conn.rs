@@ -435,7 +435,11 @@ impl Conn {
         if self.transport.is_open() && reason != Reason::Lost {
             self.outbox.push(self.stream.farewell(error.as_ref(), &mut random::text));
         }
-        let wait = self.shared.server.config.sessions.close_wait.get().unwrap_or(0);
+        let wait = match reason {
+            // Its place is given away already: what the socket takes at once is all it gets.
+            Reason::Shed => 0,
+            _ => self.shared.server.config.sessions.close_wait.get().unwrap_or(0),
+        };
         self.closing = Some(Box::new(Closing {
             deadline: Box::pin(sleep_until(Instant::now() + Duration::from_secs(wait))),
             at_once: matches!(reason, Reason::Closed | Reason::Lost),

@@ -274,6 +274,11 @@ impl Server {
             && !told
             && !unfinished
         {
+            // Only a wrong secret is a try at a password: a device with a token that has expired is
+            // not to keep its owner out.
+            if failure == SaslFailure::NotAuthorized {
+                self.throttle.failed(user, session.address(), self.clock.now());
+            }
             self.refused(session, user, mechanism, failure.as_str());
         }
     }

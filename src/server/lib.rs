@@ -34,6 +34,8 @@ mod router;
 pub mod session;
 pub mod store;
 mod sweeper;
+mod throttle;
+mod unauthed;
 pub mod vault;
 
 use std::{
@@ -90,6 +92,8 @@ pub struct Server {
     pub(crate) last_stamp: AtomicU64,
     pub(crate) hashing: account::Hashing,
     pub(crate) stopping: AtomicBool,
+    pub(crate) throttle: throttle::Throttle,
+    pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
     /// Where the pass over all accounts is; see [`privacy`].
     pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
@@ -166,6 +170,8 @@ impl Server {
             });
         }
         let started = clock.now();
+        let throttle = throttle::Throttle::new(&config.auth);
+        let unauthed = unauthed::Unauthed::new(config.limits.connections);
         Ok(Arc::new(Self {
             config,
             hosts,
@@ -184,6 +190,8 @@ impl Server {
             last_stamp: AtomicU64::new(0),
             hashing: account::Hashing::default(),
             stopping: AtomicBool::new(false),
+            throttle,
+            unauthed,
             notes: history::Notes::default(),
             walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),

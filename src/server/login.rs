@@ -33,6 +33,7 @@ use crate::{
     registry::{Bind, Login},
     session::Identity,
     store::StoreError,
+    unauthed::Admission,
     vault::{Over, TokenDenied},
 };
 
@@ -84,6 +85,17 @@ fn said(failure: SaslFailure, text: &str) -> Denied {
     Denied { failure, text: Some(text.into()), app: None }
 }
 
+/// The same for accounts that are there and for others.
+fn throttled() -> Denied {
+    let text = "Too many failed logins from your address; wait some minutes";
+    said(SaslFailure::TemporaryAuthFailure, text)
+}
+
+fn dormant() -> Denied {
+    let text = "This account was not used for too long; ask an administrator to enable it";
+    said(SaslFailure::AccountDisabled, text)
+}
+
 fn disabled() -> Denied {
     said(SaslFailure::AccountDisabled, "This account is disabled")
 }
@@ -103,21 +115,34 @@ impl Server {
     /// Takes in a new connection.
     ///
     /// # Errors
-    /// The stream error to turn it away with: the server is stopping, or its address has as many
-    /// connections as it may.
+    /// The stream error to turn it away with: the server is stopping, its address has as many
+    /// connections as it may, or the server has and all of them have logged in.
     pub fn connect(self: &Arc<Self>, peer: SocketAddr) -> Result<Arc<Session>, StreamError> {
         if self.stopping() {
             return Err(StreamError::new(StreamCondition::SystemShutdown));
         }
         let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
         let cap = cap(self.config.limits.per_address);
-        if !self.registry.add(session.clone(), cap) {
-            tracing::info!(event = "address-cap", address = %session.address());
-            let text = "Too many connections from your address";
-            return Err(StreamError::new(StreamCondition::PolicyViolation).with_text(text));
+        let shed = match self.unauthed.admit(&session, &self.registry, cap) {
+            Admission::Admitted { shed } => shed,
+            Admission::Crowded => {
+                tracing::info!(event = "server-full", address = %session.address());
+                let text = "The server has as many connections as it may";
+                return Err(StreamError::new(StreamCondition::ResourceConstraint).with_text(text));
+            }
+            Admission::AddressFull => return Err(self.address_full(&session)),
+        };
+        if let Some(shed) = shed {
+            self.see_off(&shed, End::new(Reason::Shed));
         }
         self.events.publish(&session, Change::Connected);
         Ok(session)
+    }
+
+    fn address_full(&self, session: &Session) -> StreamError {
+        tracing::info!(event = "address-cap", address = %session.address());
+        let text = "Too many connections from your address";
+        StreamError::new(StreamCondition::PolicyViolation).with_text(text)
     }
 
     /// The SCRAM keys of an account; made-up ones, always the same, if there is none, so that nobody
@@ -136,7 +161,20 @@ impl Server {
             Hash::Sha256 => Mechanism::ScramSha256,
         };
         session.set_attempt(Some(mechanism), false);
+        self.not_throttled(session, user)?;
         self.find_keys(user, hash).await
+    }
+
+    /// Refuses a login where too many have failed, before any secret is looked at.
+    fn not_throttled(self: &Arc<Self>, session: &Session, user: &Jid) -> Result<(), Denied> {
+        if !self.throttle.refuses(user, session.address(), self.clock.now()) {
+            return Ok(());
+        }
+        let (mechanism, _) = session.attempt();
+        self.refused(session, user, mechanism, "throttled");
+        session.set_attempt(None, true);
+        tracing::info!(event = "login-throttled", address = %session.address(), jid = user.as_str());
+        Err(throttled())
     }
 
     async fn find_keys(&self, user: &Jid, hash: Hash) -> Result<(ScramKeys, Candidate), Denied> {
@@ -168,12 +206,16 @@ impl Server {
         if password.expose().starts_with(b"secret-token:") {
             return self.check_any_token(session, Some(user), password).await;
         }
+        self.not_throttled(session, user)?;
         let (keys, candidate) = self.find_keys(user, Hash::Sha256).await?;
         let right = self.hashing.run(move || {
             let text = std::str::from_utf8(password.expose());
             text.is_ok_and(|text| wire::verify_password(Hash::Sha256, &keys, text))
         });
-        match right.await {
+        let right = right.await;
+        // Of many that were tried side by side, those beyond the limit learn nothing, right or wrong.
+        self.not_throttled(session, user)?;
+        match right {
             Some(true) if candidate.standing.is_some() => Ok(candidate),
             Some(_) => Err(SaslFailure::NotAuthorized.into()),
             None => Err(SaslFailure::TemporaryAuthFailure.into()),
@@ -204,6 +246,7 @@ impl Server {
             std::str::from_utf8(token.expose()).ok().and_then(|text| Token::parse(text).ok());
         let token = token.ok_or(SaslFailure::NotAuthorized)?;
         let owner = token.owner.clone();
+        self.not_throttled(session, &owner)?;
         let checked = self.verify_login(user, token).await;
         if let Err(denied) = &checked {
             // The peer need not wait for the failure: noted here and now, and by the token's owner.
@@ -252,8 +295,23 @@ impl Server {
     ) -> Result<Jid, Denied> {
         let Candidate { epoch, jid, standing, nolog } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
+        if self.throttle.refuses(&jid, session.address(), self.clock.now()) {
+            // Since it was asked for its proof, others like it have failed too often. A wrong proof is
+            // told so by the state machine; a right one must not be told apart from it.
+            return Err(match mechanism.hash() {
+                Some(_) => SaslFailure::NotAuthorized.into(),
+                None => throttled(),
+            });
+        }
         if standing.disabled {
             return Err(disabled());
+        }
+        let dormant_by_now =
+            self.is_dormant(standing.account, standing.created, jid.as_str()).await;
+        if dormant_by_now.map_err(|error| store_failed(&error))? {
+            self.refused(session, &jid, Some(mechanism), "dormant");
+            session.set_attempt(None, true);
+            return Err(dormant());
         }
         if self.stopping() {
             return Err(SaslFailure::TemporaryAuthFailure.into());
@@ -288,6 +346,8 @@ impl Server {
             self.end(session, End::new(Reason::PasswordChanged));
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
+        self.unauthed.left(session);
+        self.throttle.succeeded(&jid, session.address());
         session.touch(self.clock.now());
         self.note_login(session, nolog);
         self.events.publish(session, Change::LoggedIn);

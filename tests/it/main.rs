@@ -22,6 +22,7 @@ mod rivals;
 mod scram;
 mod script;
 mod sessions;
+mod throttle;
 mod walls;
 mod world;
 mod xml;
