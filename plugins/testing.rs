@@ -88,7 +88,8 @@ impl World {
         let (user, resource) = who.split_once('/').expect("user/resource");
         let peer = "127.0.0.1:5222".parse().expect("is an address");
         let session = self.server.connect(peer).expect("is let in");
-        let proved = self.server.scram_keys(&bare(user), Hash::Sha256).await.expect("has keys");
+        let proved = self.server.scram_keys(&session, &bare(user), Hash::Sha256).await;
+        let proved = proved.expect("has keys");
         let entered = self.server.enter(&session, proved.1, Mechanism::ScramSha256, None).await;
         entered.expect("is let in");
         let jid = self.server.bind(&session, Some(resource)).await?;

@@ -185,6 +185,7 @@ impl Conn {
                         condition = failure.as_str(),
                         address = %self.session.address(),
                     );
+                    server.login_refused(&self.session, user.as_ref(), failure);
                 }
                 Effect::Fail(error) => {
                     server.end(&self.session, End::protocol(error));
@@ -202,19 +203,19 @@ impl Conn {
         let (server, session) = (self.shared.server.clone(), self.session.clone());
         match question {
             Effect::FindKeys { user, hash } => self.wait(async move {
-                match server.scram_keys(&user, hash).await {
+                match server.scram_keys(&session, &user, hash).await {
                     Ok((keys, candidate)) => Answer::Step(Input::Keys(Ok(keys)), Some(candidate)),
                     Err(denied) => Answer::Step(Input::Keys(Err(denied)), None),
                 }
             }),
             Effect::CheckPassword { user, password } => self.wait(async move {
-                match server.check_password(&user, password).await {
+                match server.check_password(&session, &user, password).await {
                     Ok(candidate) => Answer::Step(Input::Checked(Ok(user)), Some(candidate)),
                     Err(denied) => Answer::Step(Input::Checked(Err(denied)), None),
                 }
             }),
             Effect::CheckToken { user, token } => self.wait(async move {
-                match server.check_token(user.as_ref(), token).await {
+                match server.check_token(&session, user.as_ref(), token).await {
                     Ok(candidate) => {
                         let owner = candidate.jid().clone();
                         Answer::Step(Input::Checked(Ok(owner)), Some(candidate))
@@ -434,7 +435,11 @@ impl Conn {
         if self.transport.is_open() && reason != Reason::Lost {
             self.outbox.push(self.stream.farewell(error.as_ref(), &mut random::text));
         }
-        let wait = self.shared.server.config.sessions.close_wait.get().unwrap_or(0);
+        let wait = match reason {
+            // Its place is given away already: what the socket takes at once is all it gets.
+            Reason::Shed => 0,
+            _ => self.shared.server.config.sessions.close_wait.get().unwrap_or(0),
+        };
         self.closing = Some(Box::new(Closing {
             deadline: Box::pin(sleep_until(Instant::now() + Duration::from_secs(wait))),
             at_once: matches!(reason, Reason::Closed | Reason::Lost),

@@ -78,7 +78,10 @@ impl Server {
         });
         let account = account.await?;
         let (reason, who) = match standing {
-            Standing::Enabled => return Ok(0),
+            Standing::Enabled => {
+                self.note_enabled(jid).await?;
+                return Ok(0);
+            }
             Standing::Role(_) if !changed => return Ok(0),
             Standing::Role(_) => (Reason::RoleChanged, self.config.on.role_change),
             Standing::Disabled => (Reason::AccountDisabled, Who::All),
@@ -131,6 +134,7 @@ impl Server {
         }
         let mut batch = Batch::new().delete(&ACCOUNTS, SERVER, jid.as_str().as_bytes().to_vec());
         batch = batch.and(self.handles_of(account.id).await?);
+        batch = batch.and(self.forget_logins(account.id).await?);
         for table in &self.registrations.tables {
             batch = batch.delete_owner(table, account.id.0);
         }

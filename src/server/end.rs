@@ -124,6 +124,8 @@ reasons! {
     Revoked "revoked" NotAuthorized "The credential of this session was revoked";
     /// The account's role changed.
     RoleChanged "role-changed" Reset "The role of this account changed; log in again";
+    /// The server has as many connections as it may, and this one had not logged in.
+    Shed "shed" ResourceConstraint "The server is too busy for connections that have not logged in";
     /// The server is stopping.
     Shutdown "shutdown" SystemShutdown "The server is shutting down";
     /// It did not read what was sent to it.
@@ -322,6 +324,7 @@ impl Server {
             ending.farewell = end.farewell();
             ending.rerouting = rerouting.as_ref().map(|(_, receiver)| receiver.clone());
         }
+        self.note_end(session, &record);
         let ended = Ended { server: self.clone(), session: session.clone(), record };
         if let Some(told) = self.hooks.ended.tell(&ended) {
             self.spawn(told);
@@ -402,6 +405,7 @@ impl Server {
     pub async fn settle(self: &Arc<Self>, session: &Arc<Session>) {
         self.end(session, End::peer(Reason::Lost));
         self.rerouted(session).await;
+        self.unauthed.left(session);
         self.registry.forget(session);
         let (waiters, record) = {
             let mut cold = session.cold.lock();

@@ -23,6 +23,7 @@ pub mod deadlines;
 pub mod end;
 pub mod epoch;
 pub mod events;
+pub mod history;
 pub mod hooks;
 pub mod id;
 pub mod iq;
@@ -32,6 +33,7 @@ pub mod mailbox;
 pub mod pace;
 pub mod plugin;
 pub mod policy;
+pub mod privacy;
 pub mod random;
 pub mod registry;
 pub mod rights;
@@ -39,6 +41,8 @@ mod router;
 pub mod session;
 pub mod store;
 mod sweeper;
+mod throttle;
+mod unauthed;
 mod upgrade;
 pub mod vault;
 
@@ -101,6 +105,11 @@ pub struct Server {
     pub(crate) epochs: epoch::Epochs,
     pub(crate) shared_policies: parking_lot::Mutex<Vec<Arc<policy::Effective>>>,
     pub(crate) stopping: AtomicBool,
+    pub(crate) throttle: throttle::Throttle,
+    pub(crate) unauthed: unauthed::Unauthed,
+    pub(crate) notes: history::Notes,
+    /// Where the pass over all accounts is; see [`privacy`].
+    pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
     /// Plugins' own state about this server.
     slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
     /// Tells the main program that an administrator asked it to stop.
@@ -134,7 +143,13 @@ const TABLES: &[&Table] = &[
     &client::book::CLIENT_KEYS,
     &client::book::HANDLES,
     &epoch::EPOCHS,
+    &history::LAST_SEEN,
+    &history::LOGIN,
+    &history::LOGIN_TIME,
 ];
+
+/// How long a stopping server waits for the ends of its sessions to be written.
+const LAST_NOTES: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Server {
     /// Puts a server together.
@@ -172,6 +187,8 @@ impl Server {
             });
         }
         let started = clock.now();
+        let throttle = throttle::Throttle::new(&config.auth);
+        let unauthed = unauthed::Unauthed::new(config.limits.connections);
         Ok(Arc::new(Self {
             config,
             hosts,
@@ -193,6 +210,10 @@ impl Server {
             epochs: epoch::Epochs::default(),
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
+            throttle,
+            unauthed,
+            notes: history::Notes::default(),
+            walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),
             stop: tokio::sync::Notify::new(),
         }))
@@ -247,6 +268,9 @@ impl Server {
         }
         for session in self.all_settled(&sessions).await {
             tracing::warn!(event = "session-lingers", session = %session.id);
+        }
+        if !self.history_written(LAST_NOTES).await {
+            tracing::error!(event = "history-not-written", error = "the disk is too slow");
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::{
     registry::{Bind, Login, Room},
     session::{Identity, Live},
     store::StoreError,
+    unauthed::Admission,
     vault::{Found, TokenDenied},
 };
 
@@ -47,6 +48,8 @@ pub struct Candidate {
     jid: Jid,
     /// None: there is no such account; nobody can prove the keys that were handed out for it.
     standing: Option<Standing>,
+    /// Its login is not for the history.
+    nolog: bool,
 }
 
 impl Candidate {
@@ -54,6 +57,12 @@ impl Candidate {
     #[must_use]
     pub fn jid(&self) -> &Jid {
         &self.jid
+    }
+
+    /// A login of the server's own making, which leaves nothing in the history.
+    #[must_use]
+    pub fn nolog(self) -> Self {
+        Self { nolog: true, ..self }
     }
 }
 
@@ -69,6 +78,17 @@ struct Standing {
 
 fn said(failure: SaslFailure, text: &str) -> Denied {
     Denied { failure, text: Some(text.into()), app: None }
+}
+
+/// The same for accounts that are there and for others.
+fn throttled() -> Denied {
+    let text = "Too many failed logins from your address; wait some minutes";
+    said(SaslFailure::TemporaryAuthFailure, text)
+}
+
+fn dormant() -> Denied {
+    let text = "This account was not used for too long; ask an administrator to enable it";
+    said(SaslFailure::AccountDisabled, text)
 }
 
 fn disabled() -> Denied {
@@ -101,22 +121,35 @@ impl Server {
     /// Takes in a new connection.
     ///
     /// # Errors
-    /// The stream error to turn it away with: the server is stopping, or its address has as many
-    /// connections as it may.
+    /// The stream error to turn it away with: the server is stopping, its address has as many
+    /// connections as it may, or the server has and all of them have logged in.
     pub fn connect(self: &Arc<Self>, peer: SocketAddr) -> Result<Arc<Session>, StreamError> {
         if self.stopping() {
             return Err(StreamError::new(StreamCondition::SystemShutdown));
         }
         let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
         let cap = cap(self.config.limits.per_address);
-        if !self.registry.add(session.clone(), cap) {
-            tracing::info!(event = "address-cap", address = %session.address());
-            let text = "Too many connections from your address";
-            return Err(StreamError::new(StreamCondition::PolicyViolation).with_text(text));
+        let shed = match self.unauthed.admit(&session, &self.registry, cap) {
+            Admission::Admitted { shed } => shed,
+            Admission::Crowded => {
+                tracing::info!(event = "server-full", address = %session.address());
+                let text = "The server has as many connections as it may";
+                return Err(StreamError::new(StreamCondition::ResourceConstraint).with_text(text));
+            }
+            Admission::AddressFull => return Err(self.address_full(&session)),
+        };
+        if let Some(shed) = shed {
+            self.see_off(&shed, End::new(Reason::Shed));
         }
         self.rearm(&session);
         self.events.publish(&session, Change::Connected);
         Ok(session)
+    }
+
+    fn address_full(&self, session: &Session) -> StreamError {
+        tracing::info!(event = "address-cap", address = %session.address());
+        let text = "Too many connections from your address";
+        StreamError::new(StreamCondition::PolicyViolation).with_text(text)
     }
 
     /// The SCRAM keys of an account; made-up ones, always the same, if there is none, so that nobody
@@ -125,10 +158,33 @@ impl Server {
     /// # Errors
     /// [`Denied`] when storage fails.
     pub async fn scram_keys(
-        &self,
+        self: &Arc<Self>,
+        session: &Session,
         user: &Jid,
         hash: Hash,
     ) -> Result<(ScramKeys, Candidate), Denied> {
+        let mechanism = match hash {
+            Hash::Sha1 => Mechanism::ScramSha1,
+            Hash::Sha256 => Mechanism::ScramSha256,
+        };
+        session.set_attempt(Some(mechanism), false);
+        self.not_throttled(session, user)?;
+        self.find_keys(user, hash).await
+    }
+
+    /// Refuses a login where too many have failed, before any secret is looked at.
+    fn not_throttled(self: &Arc<Self>, session: &Session, user: &Jid) -> Result<(), Denied> {
+        if !self.throttle.refuses(user, session.address(), self.clock.now()) {
+            return Ok(());
+        }
+        let (mechanism, _) = session.attempt();
+        self.refused(session, user, mechanism, "throttled");
+        session.set_attempt(None, true);
+        tracing::info!(event = "login-throttled", address = %session.address(), jid = user.as_str());
+        Err(throttled())
+    }
+
+    async fn find_keys(&self, user: &Jid, hash: Hash) -> Result<(ScramKeys, Candidate), Denied> {
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         let account = self.account(user.as_str()).await.map_err(|error| store_failed(&error))?;
         // Made for everybody, so that it takes the same time for everybody.
@@ -147,7 +203,7 @@ impl Server {
                 Some(Standing { account, stamp, found: None })
             }
         };
-        Ok((keys, Candidate { epoch, jid: user.clone(), standing }))
+        Ok((keys, Candidate { epoch, jid: user.clone(), standing, nolog: false }))
     }
 
     /// Checks a password, or a token that a client without OAUTHBEARER sends in its place.
@@ -156,18 +212,24 @@ impl Server {
     /// [`Denied`]; the same for a wrong password and an unknown account.
     pub async fn check_password(
         self: &Arc<Self>,
+        session: &Session,
         user: &Jid,
         password: Secret,
     ) -> Result<Candidate, Denied> {
+        session.set_attempt(Some(Mechanism::Plain), false);
         if password.expose().starts_with(b"secret-token:") {
-            return self.check_token(Some(user), password).await;
+            return self.check_any_token(session, Some(user), password).await;
         }
-        let (keys, candidate) = self.scram_keys(user, Hash::Sha256).await?;
+        self.not_throttled(session, user)?;
+        let (keys, candidate) = self.find_keys(user, Hash::Sha256).await?;
         let right = self.hashing.run(move || {
             let text = std::str::from_utf8(password.expose());
             text.is_ok_and(|text| wire::verify_password(Hash::Sha256, &keys, text))
         });
-        match right.await {
+        let right = right.await;
+        // Of many that were tried side by side, those beyond the limit learn nothing, right or wrong.
+        self.not_throttled(session, user)?;
+        match right {
             Some(true) if candidate.standing.is_some() => Ok(candidate),
             Some(_) => Err(SaslFailure::NotAuthorized.into()),
             None => Err(SaslFailure::TemporaryAuthFailure.into()),
@@ -180,14 +242,41 @@ impl Server {
     /// [`Denied`]; the reason only for those who have the right secret.
     pub async fn check_token(
         self: &Arc<Self>,
+        session: &Session,
         user: Option<&Jid>,
         token: Secret,
     ) -> Result<Candidate, Denied> {
-        let unknown = || Denied::from(SaslFailure::NotAuthorized);
-        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        session.set_attempt(Some(Mechanism::OauthBearer), false);
+        self.check_any_token(session, user, token).await
+    }
+
+    async fn check_any_token(
+        self: &Arc<Self>,
+        session: &Session,
+        user: Option<&Jid>,
+        token: Secret,
+    ) -> Result<Candidate, Denied> {
         let token =
             std::str::from_utf8(token.expose()).ok().and_then(|text| Token::parse(text).ok());
-        let token = token.ok_or_else(unknown)?;
+        let token = token.ok_or(SaslFailure::NotAuthorized)?;
+        let owner = token.owner.clone();
+        self.not_throttled(session, &owner)?;
+        let checked = self.verify_login(user, token).await;
+        if let Err(denied) = &checked {
+            // The peer need not wait for the failure: noted here and now, and by the token's owner.
+            self.login_refused(session, Some(&owner), denied.failure);
+            session.set_attempt(None, true);
+        }
+        checked
+    }
+
+    async fn verify_login(
+        self: &Arc<Self>,
+        user: Option<&Jid>,
+        token: Token,
+    ) -> Result<Candidate, Denied> {
+        let unknown = || Denied::from(SaslFailure::NotAuthorized);
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         if user.is_some_and(|user| *user != token.owner) || !self.is_local(token.owner.domain()) {
             return Err(unknown());
         }
@@ -201,7 +290,7 @@ impl Server {
             TokenDenied::Store(error) => store_failed(&error),
         })?;
         let standing = Standing { account, stamp: found.grant.stamp, found: Some(found) };
-        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing) })
+        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing), nolog: false })
     }
 
     /// The admission gate: enters a session whose peer has proved who it is.
@@ -215,14 +304,29 @@ impl Server {
         mechanism: Mechanism,
         binding: Option<&'static str>,
     ) -> Result<Jid, Denied> {
-        let Candidate { epoch, jid, standing } = candidate;
+        let Candidate { epoch, jid, standing, nolog } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
         let now = self.clock.now();
-        if standing.account.disabled {
+        if self.throttle.refuses(&jid, session.address(), now) {
+            // Since it was asked for its proof, others like it have failed too often. A wrong proof is
+            // told so by the state machine; a right one must not be told apart from it.
+            return Err(match mechanism.hash() {
+                Some(_) => SaslFailure::NotAuthorized.into(),
+                None => throttled(),
+            });
+        }
+        let account = &standing.account;
+        if account.disabled {
             return Err(disabled());
         }
-        if let Some(until) = standing.account.hold.filter(|until| now < *until) {
+        if let Some(until) = account.hold.filter(|until| now < *until) {
             return Err(refused(Refused::Held(until)));
+        }
+        let dormant_by_now = self.is_dormant(account.id, account.created, jid.as_str()).await;
+        if dormant_by_now.map_err(|error| store_failed(&error))? {
+            self.refused(session, &jid, Some(mechanism), "dormant");
+            session.set_attempt(None, true);
+            return Err(dormant());
         }
         if self.stopping() {
             return Err(SaslFailure::TemporaryAuthFailure.into());
@@ -248,10 +352,13 @@ impl Server {
             self.end(session, End::new(Reason::PasswordChanged));
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
+        self.unauthed.left(session);
+        self.throttle.succeeded(&jid, session.address());
         if let Some(found) = &standing.found {
             self.note_use(found, Some((session.address(), mechanism)));
         }
         session.touch(now);
+        self.note_login(session, nolog);
         self.events.publish(session, Change::LoggedIn);
         tracing::info!(
             event = "logged-in",
@@ -314,6 +421,7 @@ impl Server {
             use_noted: AtomicU64::new(now.0),
             resource: found.as_ref().and_then(|found| found.token.resource.clone()),
             since: now,
+            noted: OnceLock::new(),
         }
     }
 

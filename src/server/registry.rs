@@ -342,6 +342,17 @@ impl Registry {
         won
     }
 
+    /// Marks a session as ending unless it has logged in; it is in no index but those of ids and
+    /// addresses then. True: marked, and the caller's to see off.
+    pub(crate) fn mark_stranger_ending(&self, session: &Session) -> bool {
+        let mut won = false;
+        self.change(session, |flags| {
+            won = !flags.has(Flags::ENDING) && !flags.has(Flags::AUTHED);
+            if won { Flags(flags.0 | Flags::ENDING.0) } else { flags }
+        });
+        won
+    }
+
     fn forget_token(&self, session: &Arc<Session>) {
         if let Some(token) = session.identity().and_then(|identity| identity.token) {
             crowd::remove(&mut self.tokens[self.shard(&token)].lock(), &token, session);
@@ -467,7 +478,7 @@ pub(crate) enum Login {
 }
 
 /// What counts as one peer's address: an IPv4 address, an IPv6 /64 network.
-fn peer_network(address: IpAddr) -> IpAddr {
+pub(crate) fn peer_network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

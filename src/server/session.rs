@@ -129,6 +129,8 @@ pub struct Identity {
     pub resource: Option<String>,
     /// When it logged in.
     pub since: Millis,
+    /// The stamp of its row in the history, once there is one; 0: it has none.
+    pub(crate) noted: OnceLock<u64>,
 }
 
 /// What may change of a session while it lasts.
@@ -192,6 +194,8 @@ pub struct Session {
     flags: AtomicU8,
     /// Where it stands in the queue of deadlines.
     pub(crate) armed: Armed,
+    /// The login that is under way; see [`Session::attempt`].
+    attempt: AtomicU8,
     /// Held while the flags change; taken by the registry alone.
     pub(crate) order: Mutex<()>,
     /// When the peer last sent a stanza (keepalives do not count); `created` before the first.
@@ -200,6 +204,9 @@ pub struct Session {
     full: OnceLock<Jid>,
     pub(crate) cold: Mutex<Cold>,
 }
+
+/// In a session's attempt: its failure has been noted.
+const NOTED: u8 = 0x80;
 
 /// The parts of a session that are seldom looked at, under one lock; boxed, so that a session that
 /// never needs them does not pay for them.
@@ -254,6 +261,7 @@ impl Session {
             traffic: Traffic::default(),
             flags: AtomicU8::new(0),
             armed: Armed::default(),
+            attempt: AtomicU8::new(0),
             order: Mutex::default(),
             last_activity: AtomicU64::new(now.0),
             identity: OnceLock::new(),
@@ -292,6 +300,20 @@ impl Session {
 
     pub(crate) fn set_identity(&self, identity: Identity) -> bool {
         self.identity.set(Box::new(identity)).is_ok()
+    }
+
+    /// How somebody tries to log in, as far as the server was asked, and whether the failure of that
+    /// has been noted already.
+    pub(crate) fn attempt(&self) -> (Option<Mechanism>, bool) {
+        let attempt = self.attempt.load(Ordering::Relaxed);
+        let mechanism = usize::from(attempt & !NOTED).checked_sub(1);
+        (mechanism.and_then(|index| Mechanism::all().get(index).copied()), attempt & NOTED != 0)
+    }
+
+    pub(crate) fn set_attempt(&self, mechanism: Option<Mechanism>, noted: bool) {
+        let index = Mechanism::all().iter().position(|one| Some(*one) == mechanism);
+        let index = index.and_then(|index| u8::try_from(index + 1).ok()).unwrap_or(0);
+        self.attempt.store(index | if noted { NOTED } else { 0 }, Ordering::Relaxed);
     }
 
     /// Its full JID, once bound.

@@ -95,13 +95,14 @@ async fn nobody_slips_in_with_a_proof_of_the_old_password() {
         let mut logins = Vec::new();
         let keys = server.keys_of(Secret::new("next")).await.expect("usable");
         for login in 0..4 {
-            let (_, proved) = server.scram_keys(&jid, Hash::Sha256).await.expect("is there");
+            let session = tended(server);
+            let found = server.scram_keys(&session, &jid, Hash::Sha256).await;
+            let (_, proved) = found.expect("is there");
             let server = server.clone();
             logins.push(tokio::spawn(async move {
                 for _ in 0..(round + login) % 5 {
                     tokio::task::yield_now().await;
                 }
-                let session = tended(&server);
                 let done = server.enter(&session, proved, Mechanism::ScramSha256, None).await;
                 if done.is_err() {
                     server.end(&session, End::peer(Reason::Closed));
@@ -179,7 +180,7 @@ async fn nobody_slips_in_while_the_token_is_revoked() {
                     tokio::task::yield_now().await;
                 }
                 let session = tended(&server);
-                let entered = match server.check_token(None, Secret::new(token)).await {
+                let entered = match server.check_token(&session, None, Secret::new(token)).await {
                     Ok(candidate) => server
                         .enter(&session, candidate, Mechanism::OauthBearer, None)
                         .await

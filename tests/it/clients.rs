@@ -27,8 +27,8 @@ pub async fn visit(server: &Arc<Server>, jid: &str, resource: &str) -> Arc<Sessi
 
 /// A login with a token, not bound.
 pub async fn token_visit(server: &Arc<Server>, token: &str) -> Result<Arc<Session>, wire::Denied> {
-    let candidate = server.check_token(None, Secret::new(token)).await?;
     let session = tended(server);
+    let candidate = server.check_token(&session, None, Secret::new(token)).await?;
     server.enter(&session, candidate, Mechanism::OauthBearer, None).await?;
     Ok(session)
 }

@@ -47,7 +47,7 @@ async fn enter_with_token(
     let mint = Mint { inactive, ttl, ..Mint::login(account.role, "test") };
     let (record, token) = server.mint(account, mint).await.expect("is stored");
     let secret = Secret::new(token.to_text().as_bytes().to_vec());
-    let candidate = server.check_token(None, secret).await.expect("is valid");
+    let candidate = server.check_token(session, None, secret).await.expect("is valid");
     let entered = server.enter(session, candidate, Mechanism::OauthBearer, None).await;
     entered.expect("may log in");
     record.token.id

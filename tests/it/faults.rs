@@ -94,7 +94,8 @@ async fn a_token_that_pins_a_resource_is_not_given_another_name() {
     let mut bound = Vec::new();
     for _ in 0..2 {
         let session = tended(server);
-        let candidate = server.check_token(None, Secret::new(token.to_text().as_bytes())).await;
+        let candidate =
+            server.check_token(&session, None, Secret::new(token.to_text().as_bytes())).await;
         let candidate = candidate.expect("is valid");
         let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
         entered.expect("is let in");
@@ -114,7 +115,8 @@ async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
     let (_, token) = server.mint(&account, mint).await.expect("is stored");
     for _ in 0..4 {
         let text = Secret::new(token.to_text().as_bytes());
-        let candidate = server.check_token(None, text).await.expect("used 50 minutes ago");
+        let candidate =
+            server.check_token(&tended(server), None, text).await.expect("used 50 minutes ago");
         let session = tended(server);
         let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
         entered.expect("is let in");
@@ -135,7 +137,7 @@ async fn a_token_in_use_does_not_die_because_its_use_was_not_written() {
     }
     world.clock.advance(10 * 60_000);
     let text = Secret::new(token.to_text().as_bytes());
-    assert!(server.check_token(None, text).await.is_err(), "not used for an hour");
+    assert!(server.check_token(&tended(server), None, text).await.is_err(), "not used for an hour");
 }
 
 #[tokio::test]
@@ -146,8 +148,8 @@ async fn a_token_does_not_die_of_disuse_while_its_session_is_there() {
     let mint = Mint { inactive: Some(3600), ..mint(None) };
     let (record, token) = server.mint(&account, mint).await.expect("is stored");
     let text = || Secret::new(token.to_text().as_bytes());
-    let candidate = server.check_token(None, text()).await.expect("is valid");
     let session = tended(server);
+    let candidate = server.check_token(&session, None, text()).await.expect("is valid");
     let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
     entered.expect("is let in");
     server.bind(&session, None).await.expect("is free");
@@ -167,7 +169,10 @@ async fn a_token_does_not_die_of_disuse_while_its_session_is_there() {
             tokio::task::yield_now().await;
         }
     }
-    assert!(server.check_token(None, text()).await.is_ok(), "its session was there for two hours");
+    assert!(
+        server.check_token(&tended(server), None, text()).await.is_ok(),
+        "its session was there for two hours"
+    );
 }
 
 /// Runs a command: its rows and its last word.
@@ -202,7 +207,7 @@ async fn revoking_one_session_names_all_that_its_token_takes_along() {
     for resource in ["a", "b"] {
         let session = tended(server);
         let text = Secret::new(token.to_text().as_bytes());
-        let candidate = server.check_token(None, text).await.expect("is valid");
+        let candidate = server.check_token(&session, None, text).await.expect("is valid");
         let entered = server.enter(&session, candidate, Mechanism::OauthBearer, None).await;
         entered.expect("is let in");
         server.bind(&session, Some(resource)).await.expect("is free");
@@ -317,7 +322,8 @@ async fn a_made_up_token_tells_nobody_whether_its_account_is_there() {
         let made_up = wire::Token { id: wire::TokenId(7), secret: Secret::new([7; 24]), owner };
         let text = Secret::new(made_up.to_text().as_bytes());
         reads.store(0, Ordering::SeqCst);
-        let denied = server.check_token(None, text).await.expect_err("is made up");
+        let denied =
+            server.check_token(&tended(&server), None, text).await.expect_err("is made up");
         costs.push((denied.failure, reads.load(Ordering::SeqCst)));
     }
     assert_eq!(costs[0], costs[1]);

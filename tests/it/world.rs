@@ -22,6 +22,7 @@ use server::{
     end::Actor,
     keyring::KeyRing,
     plugin::Plugin,
+    store::SharedStore,
     vault::Mint,
 };
 use sha2::{Digest, Sha256};
@@ -81,15 +82,27 @@ impl World {
         Self::start_with(plugins::ALL, change).await
     }
 
+    /// The same with other plugins.
+    pub async fn start_with(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(store::memory(), Clock::manual(START), plugins, change).await
+    }
+
     /// A server that nobody can connect to, for sessions without connections.
     pub fn without_doors(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
+        Self::closed(store::memory(), Clock::manual(START), plugins, change)
+    }
+
+    fn closed(
+        store: SharedStore,
+        clock: Clock,
+        plugins: &'static [Plugin],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.tls.required = false;
         config.auth.scram_iterations = 2;
         config.sessions.close_wait = Span::seconds(5);
         change(&mut config);
-        let clock = Clock::manual(START);
-        let store = store::memory();
         let server = Server::new(config, clock.clone(), store, KeyRing::ephemeral(), plugins);
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Self {
@@ -101,9 +114,14 @@ impl World {
         }
     }
 
-    /// A server for plain TCP and TLS, with other plugins.
-    pub async fn start_with(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
-        let mut world = Self::without_doors(plugins, change);
+    /// A server for plain TCP and TLS, on a store that may have been used before.
+    pub async fn start_on(
+        store: SharedStore,
+        clock: Clock,
+        plugins: &'static [Plugin],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut world = Self::closed(store, clock, plugins, change);
         let made = tls::self_signed(certificate().dir.path(), &["localhost".into()]);
         let tls = Arc::new(Tls::new(made.expect("is there")).expect("can be served"));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -384,7 +402,8 @@ pub fn tended(server: &Arc<Server>) -> Arc<Session> {
 
 /// Logs a session in as somebody who has proved to be the owner of the account.
 pub async fn enter(server: &Arc<Server>, session: &Arc<Session>, jid: &str) -> bool {
-    let Ok((_, candidate)) = server.scram_keys(&jid.parse_jid(), Hash::Sha256).await else {
+    let Ok((_, candidate)) = server.scram_keys(session, &jid.parse_jid(), Hash::Sha256).await
+    else {
         return false;
     };
     server.enter(session, candidate, Mechanism::ScramSha256, None).await.is_ok()

@@ -5,6 +5,7 @@
 mod call;
 mod caller;
 mod end;
+mod history;
 mod pattern;
 mod server;
 mod session;
@@ -24,6 +25,7 @@ use crate::{
     rights::Right,
 };
 
+pub use self::history::COMMANDS as HISTORY;
 pub use self::{
     call::{ADDRESSES, Call, MASK, run},
     caller::{Acting, Caller},
@@ -32,7 +34,7 @@ pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
-pub const CORE: &[&[Command]] = &[USER, SESSION, TOKEN, SERVER];
+pub const CORE: &[&[Command]] = &[USER, SESSION, HISTORY, TOKEN, SERVER];
 
 /// One command.
 #[derive(Debug)]

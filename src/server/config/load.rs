@@ -282,6 +282,22 @@ impl Reader<'_> {
             let line = self.at("tokens.ttl").or_else(|| self.at("tokens.max_ttl"));
             self.problem(line, message, "lower `tokens.ttl`, or raise `tokens.max_ttl`");
         }
+        let (exact, network) = (config.privacy.address_exact, config.privacy.address_network);
+        if network != super::Span::OFF && exact > network {
+            let message = format!(
+                "`privacy.address_exact` (`{exact}`) exceeds `privacy.address_network` (`{network}`)"
+            );
+            let line =
+                self.at("privacy.address_exact").or_else(|| self.at("privacy.address_network"));
+            self.problem(line, message, "lower the first, or raise the second");
+        }
+        for (i, account) in config.history.nolog.iter().enumerate() {
+            if !Jid::parse(account).is_ok_and(|jid| jid.local().is_some() && jid.is_bare()) {
+                let path = format!("history.nolog[{i}]");
+                let message = format!("`{path}`: `{account}` is not the address of an account");
+                self.problem(self.at(&path), message, "write it as in `probe@example.org`");
+            }
+        }
         if let Some(part) = config.log.level.split(',').find(|part| !is_directive(part.trim())) {
             let message = format!("`log.level`: `{part}` is not a log level");
             let levels = LEVELS.join("`, `");

@@ -56,6 +56,10 @@ pub struct Config {
     pub roles: Roles,
     /// What is written to the audit, besides every command that changes something.
     pub audit: Audit,
+    /// What is remembered of logins.
+    pub history: History,
+    /// How long personal details stay as they were noted.
+    pub privacy: Privacy,
     /// Roster and offline storage.
     pub storage_limits: StorageLimits,
     /// What is logged, and how.
@@ -79,6 +83,8 @@ impl Default for Config {
             tokens: Tokens::default(),
             roles: Roles::default(),
             audit: Audit::default(),
+            history: History::default(),
+            privacy: Privacy::default(),
             storage_limits: StorageLimits::default(),
             log: Log::default(),
         }
@@ -172,11 +178,32 @@ pub struct Auth {
     /// and change accounts; one that a token opened may not at all. `off`: every session may, at any
     /// time.
     pub step_up: Span,
+    /// So many failed logins to one account from one address (IPv6: /64 network), within
+    /// `failure_period`, and that address may not try that account for as long again. Other addresses
+    /// may: nobody can lock the owner out. 0: no such limit.
+    pub pair_failures: u32,
+    /// So many failed logins from one address, over all accounts, within `failure_period`, and it may
+    /// not log in for as long again. Whole companies and mobile networks share an address: keep it
+    /// large. 0: no such limit.
+    pub address_failures: u32,
+    /// See `pair_failures` and `address_failures`. `off`: neither limit.
+    pub failure_period: Span,
+    /// An account that was not used for this long may not log in until an administrator enables it
+    /// again. What happened before the server began to note it does not count. `off`: no such rule.
+    pub dormant: Span,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { scram_iterations: 10_000, attempts: 4, step_up: Span::seconds(300) }
+        Self {
+            scram_iterations: 10_000,
+            attempts: 4,
+            step_up: Span::seconds(300),
+            pair_failures: 3,
+            address_failures: 100,
+            failure_period: Span::seconds(300),
+            dormant: Span::OFF,
+        }
     }
 }
 
@@ -191,6 +218,9 @@ pub struct Limits {
     pub unbound: Phase,
     /// After that.
     pub bound: Phase,
+    /// Connections that the server has at once, logged in or not. Beyond it, the oldest one that has not
+    /// logged in makes way for a new one; if there is none, the new one is refused. 0: no cap.
+    pub connections: u32,
     /// Connections that one IPv4 address or IPv6 /64 network may have at once, logged in or not. 0: no
     /// cap.
     pub per_address: u32,
@@ -225,6 +255,7 @@ impl Default for Limits {
                 bytes_per_second: 131_072,
                 time: Span::OFF,
             },
+            connections: 0,
             per_address: 200,
             per_account: 30,
             mailbox_bytes: 4 << 20,
@@ -433,6 +464,48 @@ impl Default for Roles {
             viewer: RoleRights { rights: see },
             support: RoleRights { rights: help },
             operator: RoleRights { rights: order },
+        }
+    }
+}
+
+/// What is remembered of logins: `usher last` shows it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// How long a login is remembered once it is over. `off`: nothing is noted, and what was is
+    /// removed.
+    pub retention: Span,
+    /// Accounts whose logins are not noted, as those of a program that looks every minute whether the
+    /// server is there.
+    pub nolog: Vec<String>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { retention: Span::days(30), nolog: Vec::new() }
+    }
+}
+
+/// How long personal details stay as they were noted, wherever they are stored. Counted from when
+/// they were noted; what is overdue is never shown, and is soon removed from the database as well.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Privacy {
+    /// Addresses are exact for this long; then only their network is kept, /24 for IPv4 and /48 for
+    /// IPv6. `off`: they stay exact until `address_network` has passed.
+    pub address_exact: Span,
+    /// After this long nothing is kept of an address. `off`: what is left of it stays.
+    pub address_network: Span,
+    /// After this long the client's software is forgotten. `off`: it stays.
+    pub software: Span,
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        Self {
+            address_exact: Span::days(30),
+            address_network: Span::days(180),
+            software: Span::days(366),
         }
     }
 }

@@ -131,7 +131,7 @@ impl Stage {
         let peer = SocketAddr::from(([127, 0, 0, 1], 5222));
         self.runtime.block_on(async {
             let session = self.server.connect(peer).expect("may connect");
-            let found = self.server.scram_keys(account, Hash::Sha256).await;
+            let found = self.server.scram_keys(&session, account, Hash::Sha256).await;
             let (_, candidate) = found.expect("storage works");
             let mechanism = Mechanism::ScramSha256;
             self.server.enter(&session, candidate, mechanism, None).await.expect("may enter");

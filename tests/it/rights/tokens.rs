@@ -18,7 +18,7 @@ async fn lj_31_what_a_token_opened_may_do_no_more_than_the_token_says() {
     let root = add(&world, "root", Role::Admin).await;
     add(&world, "alice", Role::User).await;
     let (own, _) = world.server.mint(&root, mint(Role::User)).await.expect("is stored");
-    let own = own.id.to_string();
+    let own = own.token.id.to_string();
     for &role in Role::ALL {
         let session = by_token(&world, &root, role).await;
         let caller = world.server.caller_of(&session).await.expect("is there");
@@ -58,8 +58,8 @@ async fn lj_31_less_than_the_account_cannot_become_the_account() {
     let (rows, done) =
         run(&world.server, &caller, "token mint", json!({ "jid": "root@localhost" })).await;
     let id = done.expect("no more than it is").fields["id"].as_str().expect("an id").to_owned();
-    let record = world.server.token(id.parse().expect("an id")).await.expect("is read");
-    assert_eq!(record.expect("is there").role, Role::User, "{rows:?}");
+    let record = world.server.find_token(id.parse().expect("an id")).await.expect("is read");
+    assert_eq!(record.expect("is there").token.role, Role::User, "{rows:?}");
     // What a lower role was given by the configuration is no way around the account's own role.
     let odd = World::start(|config| config.roles.user.rights = Rights::of(&[Right::Server])).await;
     let viewer = add(&odd, "viewer", Role::Viewer).await;
@@ -77,7 +77,7 @@ async fn ro_28_what_takes_a_recent_password_is_refused_to_a_token_and_later() {
     assert!(fresh.iter().any(|command| command.name == "user password"));
     let cases = [
         ("token mint", json!({ "jid": "alice@localhost" })),
-        ("token revoke", json!({ "token": token.id.to_string() })),
+        ("token revoke", json!({ "token": token.token.id.to_string() })),
         ("session end", json!({ "selector": ["alice@localhost/none"], "level": "revoke" })),
         ("user password", json!({ "jid": "alice@localhost", "password": "other" })),
     ];

@@ -66,7 +66,8 @@ fn unknown_keys_are_named_with_path_line_and_neighbour() {
     );
     assert_eq!(
         wrong("[auth]\nzzzzzz = 1"),
-        "f:2: unknown key `auth.zzzzzz`\nhint: known here: `scram_iterations`, `attempts`, `step_up`"
+        "f:2: unknown key `auth.zzzzzz`\nhint: known here: `scram_iterations`, `attempts`, `step_up`, \
+         `pair_failures`, `address_failures`, `failure_period`, `dormant`"
     );
 }
 
@@ -188,6 +189,24 @@ fn a_token_lives_no_longer_than_the_longest_may() {
     assert!(wrong("[tokens]\nmax_ttl = \"30d\"").starts_with("f:2: `tokens.ttl` (`90d`) exceeds"));
     assert!(wrong("[tokens]\nttl = \"off\"").contains("(`off`)"));
     right("[tokens]\nttl = \"off\"\nmax_ttl = \"off\"");
+}
+
+#[test]
+fn an_address_is_not_exact_for_longer_than_its_network_is_kept() {
+    let error = wrong("[privacy]\naddress_exact = \"200d\"");
+    assert!(error.starts_with("f:2: `privacy.address_exact` (`200d`) exceeds"), "{error}");
+    assert!(wrong("[privacy]\naddress_network = \"7d\"").starts_with("f:2: "));
+    right("[privacy]\naddress_exact = \"off\"");
+    right("[privacy]\naddress_network = \"off\"");
+}
+
+#[test]
+fn those_that_leave_no_history_are_accounts() {
+    right("[history]\nnolog = [\"probe@a.example\"]");
+    for bad in ["a.example", "probe@a.example/r", "a b@c"] {
+        let error = wrong(&format!("[history]\nnolog = [\n\"{bad}\"]"));
+        assert!(error.starts_with("f:3: `history.nolog[0]`"), "{error}");
+    }
 }
 
 #[test]
