@@ -18,7 +18,7 @@ const FEW: usize = 32;
 #[derive(Debug)]
 pub(super) enum Crowd {
     Few(Few),
-    Many(Box<BTreeMap<SessionId, Arc<Session>>>),
+    Many(BTreeMap<SessionId, Arc<Session>>),
 }
 
 impl Default for Crowd {
@@ -40,7 +40,7 @@ impl Crowd {
             Self::Few(few) if few.len() < FEW => few.push(session),
             Self::Few(few) => {
                 let all = few.drain(..).chain([session]).map(|session| (session.id, session));
-                *self = Self::Many(Box::new(all.collect()));
+                *self = Self::Many(all.collect());
             }
             Self::Many(many) => {
                 many.insert(session.id, session);
