@@ -143,6 +143,7 @@ impl StoredKeys {
 }
 
 /// Both sets of keys of one password.
+#[derive(Clone)]
 pub struct Keys {
     sha1: StoredKeys,
     sha256: StoredKeys,

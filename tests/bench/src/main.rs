@@ -1,5 +1,8 @@
 //! `bench CASE COUNT`: does one thing COUNT times. `tests/bench/run` counts the instructions.
+//! `bench scale [SESSIONS]`: a report about a server with so many sessions, a million if not said.
 #![forbid(unsafe_code)]
+
+mod scale;
 
 use std::{hint::black_box, net::SocketAddr, process::ExitCode, sync::Arc, task::Waker};
 
@@ -46,11 +49,19 @@ fn main() -> ExitCode {
             CASES.iter().for_each(|(name, _)| println!("{name}"));
             ExitCode::SUCCESS
         }
-        _ => {
-            eprintln!("usage: bench CASE COUNT, or bench list");
-            ExitCode::from(2)
+        _ if case == "scale" => {
+            let sessions = std::env::args().nth(2).map_or(Ok(1_000_000), |count| count.parse());
+            let Ok(sessions) = sessions else { return usage() };
+            scale::report(sessions);
+            ExitCode::SUCCESS
         }
+        _ => usage(),
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: bench CASE COUNT, or bench list, or bench scale [SESSIONS]");
+    ExitCode::from(2)
 }
 
 fn limits() -> Limits {
