@@ -126,6 +126,7 @@ const TABLES: &[&Table] = &[
     &audit::AUDIT_HEAD,
     &history::LAST_SEEN,
     &history::LOGIN,
+    &history::LOGIN_REFUSED,
     &history::LOGIN_TIME,
     &vault::TOKENS,
     &vault::TOKEN_OWNERS,

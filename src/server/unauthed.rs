@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{clock::Millis, id::SessionId, registry::Registry, session::Session};
+use crate::{id::SessionId, registry::Registry, session::Session};
 
 /// Who has not logged in, oldest first.
 pub(crate) struct Unauthed {

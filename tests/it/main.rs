@@ -15,6 +15,7 @@ mod churn;
 mod crash;
 mod dialogue;
 mod docs;
+mod dormant;
 mod ends;
 mod faults;
 mod history;
