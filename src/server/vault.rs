@@ -719,6 +719,41 @@ impl Server {
         Ok(Some((client, sessions)))
     }
 
+    /// Ends a client with all its grants and tokens, durably, and only then its sessions, and no
+    /// others; they are returned, marked dead. With a block, it is refused from now on whatever it
+    /// proves. `None`: there is no such client.
+    ///
+    /// # Errors
+    /// When storage fails: nothing has changed then.
+    pub async fn end_client_of(
+        self: &Arc<Self>,
+        account: crate::id::AccountId,
+        sid: u64,
+        why: Over,
+        block: Option<crate::client::Block>,
+        actor: &Actor,
+        reason: Option<String>,
+    ) -> Result<Option<(Client, Few)>, StoreError> {
+        let tombstone = Tombstone::new(self.clock.now(), why, actor, reason.clone());
+        let ended = if block.is_some() { Reason::Blocked } else { Reason::Revoked };
+        let changed = self.change_client(account, sid, |client| {
+            let before = client.over.is_some() && block.is_none();
+            client.end(&tombstone);
+            if block.is_some() {
+                client.block.clone_from(&block);
+            }
+            !before
+        });
+        let Some(client) = changed.await? else { return Ok(None) };
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        let mut sessions = self.registry.of(&client.jid);
+        sessions.retain(|session| {
+            session.identity().and_then(|me| me.client()).is_some_and(|c| c.is(&client))
+        });
+        self.end_revoked(&sessions, ended, actor, reason);
+        Ok(Some((client, sessions)))
+    }
+
     /// Ends sessions whose credential is gone.
     pub(crate) fn end_revoked(
         self: &Arc<Self>,

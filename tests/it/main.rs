@@ -19,6 +19,7 @@ mod crash;
 mod deadlines;
 mod dialogue;
 mod docs;
+mod dormant;
 mod ends;
 mod faults;
 mod history;
