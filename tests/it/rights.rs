@@ -292,8 +292,9 @@ async fn of_1734_a_demoted_admin_has_lost_its_rights_at_the_next_command() {
     world.server.set_standing(&jid, standing, Actor::Server).await.expect("is there");
     while replies.try_recv().is_ok() {}
     world.server.end(&seen, End::new(Reason::Kicked));
-    match replies.recv().await {
-        Some(Reply::Failed(error)) => assert!(error.forbidden, "{error:?}"),
+    let patience = std::time::Duration::from_secs(5);
+    match tokio::time::timeout(patience, replies.recv()).await {
+        Ok(Some(Reply::Failed(error))) => assert!(error.forbidden, "{error:?}"),
         other => panic!("{other:?}"),
     }
     watch.await.expect("does not panic");
