@@ -20,6 +20,7 @@ mod deadlines;
 mod dialogue;
 mod docs;
 mod dormant;
+mod ending;
 mod ends;
 mod faults;
 mod history;

@@ -117,6 +117,8 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
             json!({ "token": record.token.id.to_string() })
         }
         "audit list" => json!({ "jid": jid }),
+        "job pause" | "job resume" | "job abort" => json!({ "job": "1" }),
+        "schedule cancel" => json!({ "id": "1" }),
         "backup" => json!({ "file": "/nonexistent/usher.db" }),
         _ => json!({}),
     }
