@@ -158,7 +158,7 @@ impl Class {
 }
 
 macro_rules! over {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal $german:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal;)*) => {
         /// Why a client, a grant or a token is no longer good. One table: the name on every face and
         /// what its bearer is told.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,16 +176,10 @@ macro_rules! over {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What its bearer is told.
+            /// What its bearer is told; [`crate::words`] has it in other languages.
             #[must_use]
             pub fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
-            }
-
-            /// The same in German.
-            #[must_use]
-            pub fn german(self) -> &'static str {
-                match self { $(Self::$variant => $german,)* }
             }
         }
     };
@@ -193,31 +187,23 @@ macro_rules! over {
 
 over! {
     /// All of its class were ended at once.
-    Epoch "epoch"
-        "All sessions from before were ended; log in again"
-        "Alle früheren Sitzungen wurden beendet; bitte neu anmelden";
+    Epoch "epoch" "All sessions from before were ended; log in again";
     /// Its time has passed.
-    Expired "expired" "This token has expired" "Dieses Token ist abgelaufen";
+    Expired "expired" "This token has expired";
+    /// It is locked, and not over.
+    Frozen "frozen" "This client is locked";
     /// It was not used for too long.
-    Inactive "inactive"
-        "This token was not used for too long"
-        "Dieses Token wurde zu lange nicht benutzt";
+    Inactive "inactive" "This token was not used for too long";
     /// Its owner logged it out.
-    Logout "logout" "This client was logged out" "Dieses Gerät wurde abgemeldet";
+    Logout "logout" "This client was logged out";
     /// The account's password was changed after it was made.
-    PasswordChanged "password-changed"
-        "This token is void since the password was changed"
-        "Dieses Token gilt nicht mehr, weil das Passwort geändert wurde";
+    PasswordChanged "password-changed" "This token is void since the password was changed";
     /// One that had been replaced was used: two parties have had it.
-    Reused "reused"
-        "This token had been replaced and was used again; all that came from it is void"
-        "Dieses Token war ersetzt und wurde erneut benutzt; alles daraus Entstandene ist ungültig";
+    Reused "reused" "This token had been replaced and was used again; all that came from it is void";
     /// It was revoked.
-    Revoked "revoked" "This token was revoked" "Dieses Token wurde widerrufen";
+    Revoked "revoked" "This token was revoked";
     /// A newer one took its place.
-    Superseded "superseded"
-        "This token was replaced by a newer one"
-        "Dieses Token wurde durch ein neueres ersetzt";
+    Superseded "superseded" "This token was replaced by a newer one";
 }
 
 impl Serialize for Over {

@@ -248,6 +248,7 @@ impl End {
         Some(StreamError {
             condition: self.reason.condition(),
             text: Some(text),
+            lang: "en",
             app: Some(element(self.reason.as_str(), self.actor.kind())),
         })
     }

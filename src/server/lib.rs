@@ -47,6 +47,7 @@ mod throttle;
 mod unauthed;
 mod upgrade;
 pub mod vault;
+pub mod words;
 
 use std::{
     future::Future,

@@ -77,7 +77,7 @@ struct Standing {
 }
 
 fn said(failure: SaslFailure, text: &str) -> Denied {
-    Denied { failure, text: Some(text.into()), app: None }
+    Denied { text: Some(text.into()), ..failure.into() }
 }
 
 /// The same for accounts that are there and for others.
@@ -553,6 +553,9 @@ impl Server {
                 }
                 None => self.new_client(identity, resource, now, from).await?,
             };
+            if client.frozen.is_some() {
+                self.registry.set_frozen(session, true);
+            }
             if client.unconfirmed {
                 let mut live = identity.live.lock();
                 live.most = live.most.min(Role::User);

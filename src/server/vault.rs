@@ -350,7 +350,7 @@ impl Server {
             TokenRecord {
                 id,
                 key,
-                mac: STANDARD.encode(wire::token::mac(server_key, id, &secret)),
+                mac: STANDARD.encode(wire::token::mac(&server_key, id, &secret)),
                 created: now,
                 created_by: mint.by.clone(),
                 expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
@@ -465,7 +465,7 @@ impl Server {
 
         let key = self.keys.get(record.key).ok_or(TokenDenied::Unknown)?;
         let mac = STANDARD.decode(&record.mac).map_err(|_| TokenDenied::Unknown)?;
-        if !wire::token::verify(key, token.id, &token.secret, &mac) {
+        if !wire::token::verify(&key, token.id, &token.secret, &mac) {
             return Err(TokenDenied::Unknown);
         }
         let epochs = self.epochs_of(&account).await.map_err(store)?;
@@ -502,7 +502,7 @@ impl Server {
     /// older key, that key can go.
     fn key_anew(&self, found: &Found, token: &Token) {
         let (key, server_key) = self.keys.current();
-        let mac = STANDARD.encode(wire::token::mac(server_key, token.id, &token.secret));
+        let mac = STANDARD.encode(wire::token::mac(&server_key, token.id, &token.secret));
         let id = token.id;
         self.note_client(found.client.account, found.client.sid, move |client| {
             let Some((_, token)) = client.token_mut(id) else { return false };
@@ -510,6 +510,29 @@ impl Server {
             token.mac.clone_from(&mac);
             true
         });
+    }
+
+    /// How many tokens that are not over hang on each server key.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn tokens_by_key(&self) -> Result<std::collections::BTreeMap<u32, u64>, StoreError> {
+        let mut counts = std::collections::BTreeMap::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.accounts(after.as_deref(), 500).await?;
+            let Some(last) = page.last() else { return Ok(counts) };
+            after = Some(last.jid.clone());
+            for account in &page {
+                let (policy, epochs) = (self.policy_of(account), self.epochs_of(account).await?);
+                let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+                for Found { client, grant, token } in self.tokens_of(account).await? {
+                    if client.token_over(&grant, &token, account, &check).is_none() {
+                        *counts.entry(token.key).or_default() += 1;
+                    }
+                }
+            }
+        }
     }
 
     /// Somebody has used a token that its owner has replaced: one of the two has stolen it, and nobody

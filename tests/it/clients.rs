@@ -330,7 +330,7 @@ async fn ro_06_ro_33_tokens_of_the_first_release_are_taken_over() {
         let (key, server_key) = server.keys.current();
         let mac = base64::Engine::encode(
             &base64::engine::general_purpose::STANDARD,
-            wire::token::mac(server_key, id, &secret),
+            wire::token::mac(&server_key, id, &secret),
         );
         let end = serde_json::json!({ "at": 5, "by": "uid:0", "reason": "lost" });
         let row = serde_json::json!({
@@ -359,4 +359,24 @@ async fn ro_06_ro_33_tokens_of_the_first_release_are_taken_over() {
     let denied = token_visit(server, &texts[1]).await.expect_err("was revoked");
     assert_eq!(denied.text.as_deref(), Some("lost"));
     leave(server, &session).await;
+}
+
+#[tokio::test]
+async fn ro_21_tokens_move_to_a_new_server_key_when_they_are_used() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (_, used) = world.token(&account, None).await;
+    let (_, unused) = world.token(&account, None).await;
+    assert_eq!(server.keys.rotate().expect("is made"), 2);
+    let counts = async || server.tokens_by_key().await.expect("are counted");
+    assert_eq!(counts().await, [(1, 2)].into());
+    leave(server, &token_visit(server, &used).await.expect("the older key is still good")).await;
+    eventually(async || (counts().await == [(1, 1), (2, 1)].into()).then_some(())).await;
+    server.keys.retire(1).expect("is written");
+    leave(server, &token_visit(server, &used).await.expect("it has moved")).await;
+    let denied = token_visit(server, &unused).await.expect_err("it has not");
+    assert_eq!(denied.failure.as_str(), "not-authorized");
+    let (_, new) = world.token(&account, None).await;
+    leave(server, &token_visit(server, &new).await.expect("is of the new key")).await;
 }

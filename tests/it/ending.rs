@@ -329,3 +329,39 @@ async fn lj_34_every_end_is_one_event_also_in_bulk_and_at_every_level() {
         assert!(!again.1.matched, "LJ-11: nothing there is nothing to do");
     }
 }
+
+#[tokio::test]
+async fn b_08_a_frozen_session_neither_speaks_nor_hears_and_loses_nothing() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    world.account("bob").await;
+    let server = &world.server;
+    let mut alice = world.available("alice", "r").await;
+    let mut bob = world.available("bob", "r").await;
+    let args = json!({ "selector": ["alice@localhost/r"] });
+    let (rows, done) = run(server, "session freeze", args.clone()).await;
+    assert!(done.expect("is done").matched);
+    assert_eq!(rows[0]["outcome"], "frozen");
+    let message = |to: &str, id: &str| {
+        format!("<message to='{to}' type='chat' id='{id}'><body>x</body></message>")
+    };
+    let session = world.session("alice@localhost/r");
+    let told = || session.traffic.tx_stanzas.load(std::sync::atomic::Ordering::Relaxed);
+    let before = told();
+    bob.send(message("alice@localhost/r", "in")).await;
+    alice.send(message("bob@localhost/r", "out")).await;
+    bob.settle().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bob.settle().await;
+    assert_eq!(told(), before, "it is told nothing");
+    run(server, "session unfreeze", args.clone()).await.1.expect("is done");
+    alice.expect("<message from='bob@localhost/r' id='in' …>…</message>").await;
+    bob.expect("<message from='alice@localhost/r' id='out' …>…</message>").await;
+
+    run(server, "session freeze", args).await.1.expect("is done");
+    assert!(clients(server, &account).await[0].frozen.is_some(), "its client is locked too");
+    leave(server, &session).await;
+    let again = visit(server, "alice@localhost", "r").await;
+    assert!(again.flags().has(server::session::Flags::FROZEN), "also when it comes again");
+    leave(server, &again).await;
+}

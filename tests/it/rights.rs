@@ -107,7 +107,10 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         | "token list" | "last" => json!({ "jid": jid }),
         "who" => json!({ "pattern": jid }),
         "session show" => json!({ "session": jid }),
-        "session end" => json!({ "selector": [jid], "reason": "test" }),
+        "session end" | "session freeze" | "session unfreeze" => {
+            json!({ "selector": [jid], "reason": "test" })
+        }
+        "keys retire" => json!({ "key": "1" }),
         "token revoke" => {
             let (record, _) = world.server.mint(target, mint(Role::Restricted)).await.expect("is");
             json!({ "token": record.token.id.to_string(), "reason": "test" })
@@ -159,7 +162,12 @@ async fn iv_03_every_command_with_every_role_on_others_and_on_the_own_account() 
                 let names_one = command.arg("jid").is_some()
                     || matches!(
                         name,
-                        "session show" | "session end" | "token revoke" | "token rotate"
+                        "session show"
+                            | "session end"
+                            | "session freeze"
+                            | "session unfreeze"
+                            | "token revoke"
+                            | "token rotate"
                     );
                 // What is not below the own role may be touched only if it is the own account.
                 let below = own || !command.mutates || role > Role::Restricted;

@@ -37,7 +37,7 @@ pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
 pub const CORE: &[&[Command]] =
-    &[USER, SESSION, end::COMMANDS, job::COMMANDS, HISTORY, TOKEN, SERVER];
+    &[USER, SESSION, end::COMMANDS, end::FREEZE, job::COMMANDS, HISTORY, TOKEN, SERVER];
 
 /// One command.
 #[derive(Debug)]

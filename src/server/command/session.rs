@@ -121,6 +121,7 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "available": flags.has(Flags::AVAILABLE),
         "interested": flags.has(Flags::INTERESTED),
         "ending": flags.has(Flags::ENDING),
+        "frozen": flags.has(Flags::FROZEN),
         "since": session.created.to_string(),
         "authed_since": identity.map(|identity| identity.since.to_string()),
         "address": session.address().to_string(),
