@@ -21,6 +21,7 @@ use crate::{
     epoch::Stamp,
     id::{AccountId, ClientId, GrantId},
     policy::Effective,
+    privacy,
     vault::Grant,
 };
 
@@ -51,9 +52,9 @@ pub struct Client {
     pub created_by: String,
     /// When it was last seen, to within `clients.last_use`.
     pub seen: Option<Millis>,
-    /// From where it was last seen.
+    /// From where it was last seen: an address or, later, its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    pub address: Option<String>,
     /// What it said it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub software: Option<String>,
@@ -321,6 +322,29 @@ impl Client {
         ClientRef { id: self.id, sid: self.sid }
     }
 
+    /// Whether it is known to come from this address, in this way.
+    pub(crate) fn has_come(&self, from: (IpAddr, wire::Mechanism)) -> bool {
+        let (address, mechanism) = from;
+        self.address.as_deref().and_then(|known| known.parse().ok()) == Some(address)
+            && self.mechanisms.contains_key(mechanism.as_str())
+    }
+
+    /// The same with the details that may still be kept of it now.
+    #[must_use]
+    pub fn aged(mut self, now: Millis, privacy: &crate::config::Privacy) -> Self {
+        let age = now.seconds_since(self.seen.unwrap_or(self.created));
+        self.address = self.address.and_then(|known| privacy::address(&known, age, privacy));
+        self.software = privacy::software(self.software, age, privacy);
+        self
+    }
+
+    /// Whether another client still has to confirm it.
+    #[must_use]
+    pub fn waits_for_confirmation(&self, clients: &crate::config::Clients, now: Millis) -> bool {
+        let passed = |span: u64| self.created.plus_seconds(span) <= now;
+        self.unconfirmed && !clients.confirm_after.get().is_some_and(passed)
+    }
+
     /// Why it is over, if it is; at the very instant of a deadline it is.
     #[must_use]
     pub fn over(&self, account: &Account, policy: &Effective, now: Millis) -> Option<Over> {
@@ -471,7 +495,7 @@ impl Client {
     ) {
         self.seen = self.seen.max(Some(now));
         if let Some((address, mechanism)) = from {
-            self.address = Some(address);
+            self.address = Some(address.to_string());
             self.mechanisms.insert(mechanism.as_str().into(), now);
         }
         if self.class == Class::Long

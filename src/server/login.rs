@@ -556,7 +556,7 @@ impl Server {
             if client.frozen.is_some() {
                 self.registry.set_frozen(session, true);
             }
-            if client.unconfirmed {
+            if client.waits_for_confirmation(&self.config.clients, now) {
                 let mut live = identity.live.lock();
                 live.most = live.most.min(Role::User);
                 live.role = live.role.min(live.most);
@@ -580,9 +580,7 @@ impl Server {
     fn note_visit(&self, client: &Client, now: Millis, from: Option<(IpAddr, Mechanism)>) {
         let granule = self.config.clients.last_use.get().unwrap_or(0);
         let fresh = client.seen.is_some_and(|seen| now.seconds_since(seen) < granule);
-        let moved = from.is_some_and(|(address, mechanism)| {
-            client.address != Some(address) || !client.mechanisms.contains_key(mechanism.as_str())
-        });
+        let moved = from.is_some_and(|from| !client.has_come(from));
         if fresh && !moved {
             return;
         }

@@ -576,10 +576,7 @@ impl Server {
         let granule = found.token.inactive.map_or(granule, |inactive| granule.min(inactive / 10));
         let fresh = found.token.used.is_some_and(|last| now.seconds_since(last) < granule);
         let first = found.token.used.is_none();
-        let moved = from.is_some_and(|(address, mechanism)| {
-            found.client.address != Some(address)
-                || !found.client.mechanisms.contains_key(mechanism.as_str())
-        });
+        let moved = from.is_some_and(|from| !found.client.has_come(from));
         if fresh && !moved {
             return;
         }

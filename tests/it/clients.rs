@@ -99,7 +99,7 @@ async fn pr_22_the_last_visit_and_every_mechanism_are_noted() {
     .await;
     assert_eq!(client.software.as_deref(), Some("Gajim 1.9"));
     assert_eq!(client.seen, Some(world.clock.now()));
-    assert_eq!(client.address, Some("127.0.0.1".parse().expect("an address")));
+    assert_eq!(client.address.as_deref(), Some("127.0.0.1"));
 }
 
 #[tokio::test]
@@ -379,4 +379,28 @@ async fn ro_21_tokens_move_to_a_new_server_key_when_they_are_used() {
     assert_eq!(denied.failure.as_str(), "not-authorized");
     let (_, new) = world.token(&account, None).await;
     leave(server, &token_visit(server, &new).await.expect("is of the new key")).await;
+}
+
+#[tokio::test]
+async fn b_20_what_is_known_of_a_client_grows_vaguer_with_time() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let session = visit(server, "alice@localhost", "phone").await;
+    session.set_software("Gajim 1.9");
+    leave(server, &session).await;
+    eventually(async || clients(server, &account).await[0].software.is_some().then_some(())).await;
+    for (days, address, software) in [
+        (29, Some("127.0.0.1"), true),
+        (30, Some("127.0.0.0/24"), true),
+        (180, None, true),
+        (366, None, false),
+    ] {
+        let world_now = server::clock::Millis(crate::world::START.0 + days * 86_400_000);
+        world.clock.advance(world_now.0 - world.clock.now().0);
+        while !server.age_step().await.expect("goes on").finished {}
+        let client = clients(server, &account).await.remove(0);
+        assert_eq!(client.address.as_deref(), address, "{days} days");
+        assert_eq!(client.software.is_some(), software, "{days} days");
+    }
 }

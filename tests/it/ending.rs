@@ -365,3 +365,31 @@ async fn b_08_a_frozen_session_neither_speaks_nor_hears_and_loses_nothing() {
     assert!(again.flags().has(server::session::Flags::FROZEN), "also when it comes again");
     leave(server, &again).await;
 }
+
+#[tokio::test]
+async fn ro_34_the_peer_is_told_in_the_language_of_its_stream() {
+    let world = World::start(|_| {}).await;
+    for (lang, told, text) in [
+        ("de-AT", "de", "Die Anmeldung hat zu lange gedauert"),
+        ("fr", "en", "Login took too long"),
+    ] {
+        let mut client = world.connect().await;
+        let header = crate::dialogue::HEADER;
+        client
+            .send(header.replace("<stream:stream ", &format!("<stream:stream xml:lang='{lang}' ")))
+            .await;
+        client.expect("<stream:stream …>").await;
+        client.expect("<stream:features>…</stream:features>").await;
+        world.clock.advance(60_000);
+        assert_eq!(world.server.sweep(), 1);
+        client
+            .expect(&format!(
+                "<stream:error><connection-timeout xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
+                 <text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='{told}'>{text}</text>\
+                 <ended xmlns='urn:usher:session:0' reason='auth-timeout' by='server'/></stream:error>"
+            ))
+            .await;
+        drop(client);
+        world.empty().await;
+    }
+}
