@@ -4,13 +4,17 @@
 
 mod call;
 mod caller;
+mod client;
 mod end;
+mod grant;
 mod history;
 mod pattern;
+mod policy;
 mod server;
 mod session;
 mod token;
 mod user;
+mod whoami;
 
 use std::{future::Future, net::IpAddr, pin::Pin};
 
@@ -30,11 +34,14 @@ pub use self::{
     call::{ADDRESSES, Call, MASK, run},
     caller::{Acting, Caller},
 };
+pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
+pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
-pub const CORE: &[&[Command]] = &[USER, SESSION, HISTORY, TOKEN, SERVER];
+pub const CORE: &[&[Command]] =
+    &[USER, POLICY, SESSION, WHOAMI, HISTORY, CLIENT, GRANT, TOKEN, SERVER];
 
 /// One command.
 #[derive(Debug)]
@@ -108,6 +115,8 @@ pub enum Form {
     Option,
     /// By place, may be left out.
     Optional,
+    /// `--name VALUE`, may be left out or said several times. The JSON value is an array.
+    Options,
     /// By place, must be there.
     Required,
 }
@@ -294,7 +303,7 @@ impl Arg {
         match self.form {
             Form::Flag if !value.is_boolean() => wrong("true or false"),
             Form::Flag => Ok(()),
-            Form::Many => match value {
+            Form::Many | Form::Options => match value {
                 Value::Array(values) => values.iter().try_for_each(|value| self.check_one(value)),
                 _ => wrong("a list"),
             },
