@@ -128,6 +128,7 @@ pub fn usage(command: &Command) -> String {
             (Form::Many, _) => format!(" [{value}]..."),
             (Form::Option, _) => format!(" [--{} <{value}>]", arg.name),
             (Form::Optional, _) => format!(" [{value}]"),
+            (Form::Options, _) => format!(" [--{} <{value}>]...", arg.name),
             (Form::Required, _) => format!(" <{value}>"),
         });
     }
@@ -250,11 +251,12 @@ fn arg(arg: &'static Arg) -> clap::Arg {
         Form::Many => clap.num_args(0..).action(ArgAction::Append),
         Form::Option => clap.long(arg.name),
         Form::Optional => clap,
+        Form::Options => clap.long(arg.name).action(ArgAction::Append),
         Form::Required => clap.required(true),
     }
     .value_parser(parser(arg.kind))
     // They are the name of the value already.
-    .hide_possible_values(arg.form == Form::Option)
+    .hide_possible_values(matches!(arg.form, Form::Option | Form::Options))
     .value_hint(match arg.kind {
         ValueKind::CsvFile | ValueKind::Path => ValueHint::FilePath,
         _ => ValueHint::Other,
@@ -283,11 +285,11 @@ fn parser(kind: ValueKind) -> ValueParser {
 
 fn value_name(arg: &Arg) -> String {
     match (arg.form, arg.kind) {
-        (Form::Option, ValueKind::Address) => "ADDR|CIDR".into(),
-        (Form::Option, ValueKind::Choice(words)) => words.join("|"),
-        (Form::Option, ValueKind::Number) => "N".into(),
-        (Form::Option, ValueKind::Span) => "TIME".into(),
-        (Form::Option, ValueKind::Text) => "TEXT".into(),
+        (Form::Option | Form::Options, ValueKind::Address) => "ADDR|CIDR".into(),
+        (Form::Option | Form::Options, ValueKind::Choice(words)) => words.join("|"),
+        (Form::Option | Form::Options, ValueKind::Number) => "N".into(),
+        (Form::Option | Form::Options, ValueKind::Span) => "TIME".into(),
+        (Form::Option | Form::Options, ValueKind::Text) => "TEXT".into(),
         _ => arg.name.to_uppercase(),
     }
 }
@@ -312,7 +314,7 @@ fn called(matches: &ArgMatches, commands: &[&'static Command]) -> Option<Called>
         }
         let value = match arg.form {
             Form::Flag => matches.get_flag(arg.name).then_some(Value::Bool(true)),
-            Form::Many => {
+            Form::Many | Form::Options => {
                 let values = matches.get_many::<String>(arg.name);
                 values.map(|values| values.cloned().map(Value::String).collect())
             }

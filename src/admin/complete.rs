@@ -158,7 +158,7 @@ fn arguments<'t>(
             ValueKind::Secret => format!("--{}-stdin", arg.name),
             _ => format!("--{}", arg.name),
         };
-        if !words.contains(&name.as_str()) {
+        if arg.form == Form::Options || !words.contains(&name.as_str()) {
             found.push((name, arg.about));
         }
     }
@@ -172,7 +172,7 @@ fn arguments<'t>(
 }
 
 fn takes_value(arg: &Arg) -> bool {
-    arg.form == Form::Option && arg.kind != ValueKind::Secret
+    matches!(arg.form, Form::Option | Form::Options) && arg.kind != ValueKind::Secret
 }
 
 fn values(arg: &Arg, live: &mut dyn FnMut() -> Vec<Row>) -> Vec<(String, &'static str)> {

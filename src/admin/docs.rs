@@ -75,7 +75,7 @@ fn section(out: &mut String, command: &Command) {
     for arg in command.args {
         let name = match (arg.form, arg.kind) {
             (_, ValueKind::Secret) => format!("--{}-stdin", arg.name),
-            (Form::Flag | Form::Option, _) => format!("--{}", arg.name),
+            (Form::Flag | Form::Option | Form::Options, _) => format!("--{}", arg.name),
             _ => arg.name.to_uppercase(),
         };
         let _ = writeln!(out, "| `{name}` | {} | {} |", cell(arg.about), cell(&value(arg)));

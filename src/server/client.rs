@@ -8,14 +8,16 @@
 //! Storage is in [`book`], what opens sessions is in [`crate::vault`].
 
 pub mod book;
+mod change;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use wire::TokenId;
 
 use crate::{
-    account::Account,
+    account::{Account, Role},
     clock::Millis,
     end::Actor,
     epoch::Stamp,
@@ -27,7 +29,7 @@ use crate::{
 
 /// Longest label and longest name of software that is kept, in characters.
 pub const TEXT: usize = 100;
-/// Most attributes of one client, and the longest name or value of one, in characters.
+/// Most attributes of one client; a name or value of one is no longer than [`TEXT`].
 pub const ATTRIBUTES: usize = 16;
 
 /// A client as stored.
@@ -338,13 +340,6 @@ impl Client {
         self
     }
 
-    /// Whether another client still has to confirm it.
-    #[must_use]
-    pub fn waits_for_confirmation(&self, clients: &crate::config::Clients, now: Millis) -> bool {
-        let passed = |span: u64| self.created.plus_seconds(span) <= now;
-        self.unconfirmed && !clients.confirm_after.get().is_some_and(passed)
-    }
-
     /// Why it is over, if it is; at the very instant of a deadline it is.
     #[must_use]
     pub fn over(&self, account: &Account, policy: &Effective, now: Millis) -> Option<Over> {
@@ -376,6 +371,54 @@ impl Client {
         [self.expires, lifetime, idle].into_iter().flatten().min()
     }
 
+    /// When a visit has to end at the latest: one that this token opened, or the password.
+    #[must_use]
+    pub fn stays_until(&self, token: Option<TokenId>, policy: &Effective) -> Option<Millis> {
+        let lifetime = policy.client_lifetime.map(|span| self.created.plus_seconds(span));
+        let own = [self.expires, lifetime].into_iter().flatten().min();
+        match token {
+            Some(token) => [self.expiry(token, policy), own].into_iter().flatten().min(),
+            None => own,
+        }
+    }
+
+    /// Whether it still waits for another client of the account to confirm it.
+    #[must_use]
+    pub fn waits(&self, clients: &crate::config::Clients, now: Millis) -> bool {
+        let confirmed = |span| self.created.plus_seconds(span) <= now;
+        self.unconfirmed && !clients.confirm_after.get().is_some_and(confirmed)
+    }
+
+    /// What a visit may do at most: one that this token opened, or the password.
+    #[must_use]
+    pub fn most(&self, token: Option<TokenId>, waits: bool) -> Role {
+        let token = token.and_then(|id| self.token(id));
+        let most = token.map_or(Role::Admin, |(grant, token)| token.role.min(grant.role));
+        if waits { most.min(Role::Restricted) } else { most }
+    }
+
+    /// In one word whether it is good, and if not, why.
+    #[must_use]
+    pub fn state(&self, account: &Account, policy: &Effective, now: Millis) -> &'static str {
+        let held = || match self.refused(now) {
+            Some(Refused::Blocked(_)) => "blocked",
+            Some(Refused::Held(_)) => "held",
+            None if self.frozen.is_some() => "frozen",
+            None => "good",
+        };
+        match self.over(account, policy, now) {
+            Some(_) if self.is_blocked(now) => "blocked",
+            Some(over) => over.as_str(),
+            None => held(),
+        }
+    }
+
+    /// Whether it is refused, whatever it proves.
+    #[must_use]
+    pub fn is_blocked(&self, now: Millis) -> bool {
+        self.block.as_ref().is_some_and(|block| block.holds(now))
+    }
+
     /// Whether it is refused for now, and until when (none: for ever).
     #[must_use]
     pub fn refused(&self, now: Millis) -> Option<Refused> {
@@ -389,17 +432,24 @@ impl Client {
     #[must_use]
     pub fn ways_back(&self, account: &Account, check: &Check<'_>) -> Vec<WayBack> {
         let mut ways = Vec::new();
-        if account.disabled || self.block.as_ref().is_some_and(|block| block.holds(check.now)) {
+        if account.disabled || self.is_blocked(check.now) {
             return ways;
         }
         ways.push(WayBack::Password);
-        let good = |grant: &Grant| {
-            grant.tokens.iter().any(|token| self.token_over(grant, token, account, check).is_none())
-        };
-        if self.grants.iter().any(good) {
+        if self.good_tokens(account, check) > 0 {
             ways.push(WayBack::Token);
         }
         ways
+    }
+
+    /// How many of its tokens are good.
+    #[must_use]
+    pub fn good_tokens(&self, account: &Account, check: &Check<'_>) -> usize {
+        let good = |grant: &Grant| {
+            let tokens = grant.tokens.iter();
+            tokens.filter(|token| self.token_over(grant, token, account, check).is_none()).count()
+        };
+        self.grants.iter().map(good).sum()
     }
 
     /// Marks it and all that it has as over; what was over already keeps its own tombstone.

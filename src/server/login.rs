@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
 };
 
@@ -355,6 +355,9 @@ impl Server {
         self.unauthed.left(session);
         self.throttle.succeeded(&jid, session.address());
         if let Some(found) = &standing.found {
+            if found.client.frozen.is_some() {
+                self.registry.set_frozen(session, true);
+            }
             self.note_use(found, Some((session.address(), mechanism)));
         }
         session.touch(now);
@@ -540,13 +543,15 @@ impl Server {
     ) -> Result<(), StoreError> {
         let resource = jid.resource().unwrap_or_default();
         if identity.client().is_none() {
-            // A renamed one is not who it wanted to be.
+            let (now, address, policy) = (self.clock.now(), session.address(), identity.policy());
+            // A renamed one is not who it wanted to be; one whose time has passed is a new one.
             let fits = |client: &Client| {
-                client.over.is_none() && client.key == Key::Resource(resource.into())
+                client.over.is_none()
+                    && client.key == Key::Resource(resource.into())
+                    && client.stays_until(None, &policy).is_none_or(|end| now < end)
             };
-            let (now, address) = (self.clock.now(), session.address());
             let from = Some((address, identity.mechanism));
-            let client = match known.filter(fits) {
+            let mut client = match known.filter(fits) {
                 Some(client) => {
                     self.note_visit(&client, now, from);
                     client
@@ -556,24 +561,41 @@ impl Server {
             if client.frozen.is_some() {
                 self.registry.set_frozen(session, true);
             }
-            if client.waits_for_confirmation(&self.config.clients, now) {
-                let mut live = identity.live.lock();
-                live.most = live.most.min(Role::User);
-                live.role = live.role.min(live.most);
-            }
+            client.was_seen(now, from, &self.config.clients);
+            self.bound_by_client(identity, &client);
             let _ = identity.client.set(client.handle());
         }
+        // Before the epoch is looked at, everybody can see whose visit this is.
+        fence(Ordering::SeqCst);
         if self.accounts_epoch.load(Ordering::SeqCst) != epoch
             && let Some(client) = identity.client()
         {
-            let now = self.clock.now();
             let client = self.client(identity.account, client.sid).await?;
-            let stays = client.is_some_and(|c| c.over.is_none() && c.refused(now).is_none());
-            if !stays {
-                self.end(session, End::new(Reason::Revoked));
+            let refused = client.as_ref().and_then(|client| client.refused(self.clock.now()));
+            match client.filter(|client| client.over.is_none() && refused.is_none()) {
+                Some(client) => self.bound_by_client(identity, &client),
+                None => {
+                    let reason = match refused {
+                        Some(Refused::Blocked(_)) => Reason::Blocked,
+                        Some(Refused::Held(_)) => Reason::HeldOff,
+                        None => Reason::Revoked,
+                    };
+                    self.end(session, End::new(reason));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Bounds a session by what its client may: how long, and how much until it is confirmed.
+    fn bound_by_client(&self, identity: &Identity, client: &Client) {
+        let waits = client.waits(&self.config.clients, self.clock.now());
+        let mut live = identity.live.lock();
+        live.expires = client.stays_until(identity.token, &live.policy);
+        if waits && identity.token.is_none() {
+            live.most = live.most.min(Role::Restricted);
+            live.role = live.role.min(live.most);
+        }
     }
 
     /// Writes that a client is here, if what is stored is old enough or says something else.

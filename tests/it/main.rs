@@ -14,6 +14,7 @@ mod against_server;
 mod audit;
 mod changes;
 mod churn;
+mod client_commands;
 mod clients;
 mod crash;
 mod deadlines;

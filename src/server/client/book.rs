@@ -117,9 +117,8 @@ impl Client {
     /// Whether it, and all that it has, may be forgotten: over for longer than tombstones stand.
     fn forgettable(&self, clients: &Clients, now: Millis) -> bool {
         let Some(over) = &self.over else { return false };
-        let blocked = self.block.as_ref().is_some_and(|block| block.holds(now));
         let stands = clients.tombstones.get();
-        !blocked && stands.is_some_and(|stands| over.at.plus_seconds(stands) <= now)
+        !self.is_blocked(now) && stands.is_some_and(|stands| over.at.plus_seconds(stands) <= now)
     }
 }
 

@@ -18,13 +18,15 @@ use crate::{
     Server, Session,
     account::{Account, Role},
     audit::{Entry, Subject},
+    clock::Millis,
     end::Actor,
     id::AccountId,
     rights::Right,
 };
 
 /// Fields of rows that tell from where somebody comes, in whichever command and at whichever depth.
-pub const ADDRESSES: &[&str] = &["address", "addresses", "ip", "last_address", "peer", "port"];
+pub const ADDRESSES: &[&str] =
+    &["address", "addresses", "bound_to", "ip", "last_address", "peer", "port"];
 /// What stands in their place for those who may not know.
 pub const MASK: &str = "***";
 
@@ -275,6 +277,74 @@ impl Call {
     /// The caller as the author of what is done to an account.
     pub(super) fn actor(&self, target: Option<AccountId>) -> Actor {
         self.caller.actor(target)
+    }
+}
+
+/// What keeps a client that has only just come from throwing out those that were there before it: it
+/// may be a thief's.
+pub(super) struct Restraint {
+    account: AccountId,
+    /// Clients with a lower number were there before it.
+    sid: u64,
+    until: Millis,
+}
+
+impl Restraint {
+    /// Whether a client of this account, or what is of it, is out of reach.
+    pub(super) fn spares(&self, account: AccountId, sid: u64) -> bool {
+        account == self.account && sid < self.sid
+    }
+
+    /// What the caller is told.
+    pub(super) fn refusal(&self) -> CommandError {
+        let message = "a client that has just come may not end, block or revoke older ones";
+        let hint = format!("do it from an older client, or wait until {}", self.until);
+        CommandError::forbidden(message).hint(hint)
+    }
+}
+
+impl Call {
+    /// What holds the caller back, if it calls from a session whose client is younger than
+    /// `clients.fresh`, or is not known yet. Who calls from no session is not held back.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub(super) async fn restraint(&self) -> Result<Option<Restraint>, CommandError> {
+        let Some(fresh) = self.server.config.clients.fresh.get() else { return Ok(None) };
+        let session = self.session();
+        let Some(me) = session.as_ref().and_then(|session| session.identity()) else {
+            return Ok(None);
+        };
+        let known = match me.client() {
+            Some(client) => self.server.client(me.account, client.sid).await?,
+            None => None,
+        };
+        // Every client is older than one that is not known yet.
+        let (sid, since) =
+            known.map_or((u64::MAX, me.since), |client| (client.sid, client.created));
+        let until = since.plus_seconds(fresh);
+        let young = self.server.clock.now() < until;
+        Ok(young.then_some(Restraint { account: me.account, sid, until }))
+    }
+
+    /// Refuses unless the caller may end this client, or what is of it; see [`Restraint`].
+    ///
+    /// # Errors
+    /// When it may not, or storage fails.
+    pub(super) async fn may_end_client(
+        &self,
+        account: AccountId,
+        sid: u64,
+    ) -> Result<(), CommandError> {
+        match self.restraint().await?.filter(|restraint| restraint.spares(account, sid)) {
+            Some(restraint) => Err(restraint.refusal()),
+            None => Ok(()),
+        }
+    }
+
+    /// The session that the caller calls from.
+    pub(super) fn session(&self) -> Option<Arc<Session>> {
+        self.server.registry.get(self.caller.account()?.session()?)
     }
 }
 

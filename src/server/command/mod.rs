@@ -4,15 +4,19 @@
 
 mod call;
 mod caller;
+mod client;
 mod end;
+mod grant;
 mod history;
 mod job;
 mod pattern;
+mod policy;
 mod select;
 mod server;
 mod session;
 mod token;
 mod user;
+mod whoami;
 
 use std::{future::Future, net::IpAddr, pin::Pin};
 
@@ -32,12 +36,26 @@ pub use self::{
     call::{ADDRESSES, Call, MASK, run},
     caller::{Acting, Caller},
 };
+pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
+pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
 pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
-pub const CORE: &[&[Command]] =
-    &[USER, SESSION, end::COMMANDS, end::FREEZE, job::COMMANDS, HISTORY, TOKEN, SERVER];
+pub const CORE: &[&[Command]] = &[
+    USER,
+    POLICY,
+    SESSION,
+    WHOAMI,
+    end::COMMANDS,
+    end::FREEZE,
+    job::COMMANDS,
+    HISTORY,
+    CLIENT,
+    GRANT,
+    TOKEN,
+    SERVER,
+];
 
 /// One command.
 #[derive(Debug)]
@@ -111,6 +129,8 @@ pub enum Form {
     Option,
     /// By place, may be left out.
     Optional,
+    /// `--name VALUE`, may be left out or said several times. The JSON value is an array.
+    Options,
     /// By place, must be there.
     Required,
 }
@@ -299,7 +319,7 @@ impl Arg {
         match self.form {
             Form::Flag if !value.is_boolean() => wrong("true or false"),
             Form::Flag => Ok(()),
-            Form::Many => match value {
+            Form::Many | Form::Options => match value {
                 Value::Array(values) => values.iter().try_for_each(|value| self.check_one(value)),
                 _ => wrong("a list"),
             },

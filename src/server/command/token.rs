@@ -364,6 +364,7 @@ fn nothing(call: &Call) -> Done {
 async fn revoke(call: Call) -> Result<Done, CommandError> {
     let Some((found, _)) = by_id(&call, Right::Revoke).await? else { return Ok(nothing(&call)) };
     let (id, account, jid) = (found.token.id, found.client.account, &found.client.jid);
+    call.may_end_client(account, found.client.sid).await?;
     call.reasoned([Some(account)])?;
     let reason = call.text("reason").map(str::to_owned);
     let revoked = call.server.revoke_token(id, &call.actor(Some(account)), reason).await?;

@@ -190,7 +190,7 @@ pub(super) fn unknown(jid: &Jid) -> CommandError {
 }
 
 /// The account that the command is to change, if the caller may do this to it.
-async fn target(call: &Call, right: Right) -> Result<(Jid, Account), CommandError> {
+pub(super) async fn target(call: &Call, right: Right) -> Result<(Jid, Account), CommandError> {
     let jid = call.jid("jid")?;
     let account = call.account(&jid).await?.filter(|_| jid.is_bare());
     let account = account.ok_or_else(|| unknown(&jid))?;
@@ -263,7 +263,8 @@ async fn delete(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
 
-fn sessions_ended(ended: usize) -> String {
+/// The end of a sentence.
+pub(super) fn sessions_ended(ended: usize) -> String {
     match ended {
         0 => "no session to end".into(),
         1 => "1 session ended".into(),

@@ -401,6 +401,14 @@ fn nearest(written: &DeValue<'_>, words: &[String]) -> String {
     }
 }
 
+impl Config {
+    /// The group whose name somebody who wrote another may have meant.
+    pub(crate) fn nearest_group(&self, written: &str) -> Option<&str> {
+        let near = self.group.iter().map(|group| (distance(written, &group.name), &*group.name));
+        near.min().filter(|(distance, _)| is_near(*distance, written)).map(|(_, name)| name)
+    }
+}
+
 /// Whether so many changes to what was written are a slip rather than another word.
 fn is_near(distance: usize, written: &str) -> bool {
     distance <= 1 + written.chars().count() / 3
