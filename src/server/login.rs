@@ -281,6 +281,7 @@ impl Server {
             return Err(unknown());
         }
         let (found, account, _) = self.verify_token(&token).await.map_err(|why| match why {
+            TokenDenied::Blocked(until) => refused(Refused::Blocked(until)),
             TokenDenied::Unknown => unknown(),
             TokenDenied::Disabled => disabled(),
             TokenDenied::Over(tombstone) => over(&tombstone),
@@ -401,7 +402,12 @@ impl Server {
         let policy = self.shared_policy(account);
         let most =
             found.as_ref().map_or(Role::Admin, |found| found.token.role.min(found.grant.role));
-        let expires = found.as_ref().and_then(|f| f.client.expiry(f.token.id, &policy));
+        let expires = found.as_ref().and_then(|found| {
+            // As it is once this visit is noted.
+            let mut client = found.client.clone();
+            client.was_seen(now, None, &self.config.clients);
+            client.stays_until(Some(found.token.id), &policy)
+        });
         let client = OnceLock::new();
         if let Some(found) = found {
             let _ = client.set(found.client.handle());
