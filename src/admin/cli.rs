@@ -357,6 +357,7 @@ mod tests {
             Arg { name: "count", about: "Count", form: Form::Option, kind: ValueKind::Number },
             Arg { name: "for", about: "Time", form: Form::Option, kind: ValueKind::Span },
             Arg { name: "dry-run", about: "Dry", form: Form::Flag, kind: ValueKind::Text },
+            Arg { name: "note", about: "Note", form: Form::Options, kind: ValueKind::Text },
             Arg { name: "pass", about: "Secret", form: Form::Option, kind: ValueKind::Secret },
         ],
         mutates: true,
@@ -402,6 +403,9 @@ mod tests {
             json!({"who": "a@b", "more": ["x", "y"], "level": "b", "count": "7", "for": "30d",
                    "dry-run": true})
         );
+        let called = call("usher thing do a@b x --note p=1 --note q y");
+        let notes = json!({"who": "a@b", "more": ["x", "y"], "note": ["p=1", "q"]});
+        assert_eq!(Value::from(called.args), notes);
         let called = call("usher thing do a@b --pass-stdin");
         assert_eq!(Value::from(called.args), json!({"who": "a@b"}));
         assert_eq!(called.by_stdin, ["pass"]);
@@ -465,7 +469,7 @@ mod tests {
         assert_eq!(
             usage(&FAKE),
             "thing do <WHO> [MORE]... [--level <a|b>] [--count <N>] [--for <TIME>] [--dry-run] \
-             [--pass-stdin]"
+             [--note <TEXT>]... [--pass-stdin]"
         );
         let words = ["thing".to_owned(), "do".to_owned()];
         let help = help(&words, &[&FAKE]).unwrap();

@@ -8,6 +8,7 @@
 //! Storage is in [`book`], what opens sessions is in [`crate::vault`].
 
 pub mod book;
+pub(crate) mod cache;
 mod change;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};

@@ -106,6 +106,7 @@ pub struct Server {
     pub(crate) last_stamp: AtomicU64,
     pub(crate) hashing: account::Hashing,
     pub(crate) epochs: epoch::Epochs,
+    pub(crate) known_clients: Arc<client::cache::Cache>,
     pub(crate) shared_policies: parking_lot::Mutex<Vec<Arc<policy::Effective>>>,
     pub(crate) stopping: AtomicBool,
     /// Long work under way.
@@ -215,6 +216,7 @@ impl Server {
             last_stamp: AtomicU64::new(0),
             hashing: account::Hashing::default(),
             epochs: epoch::Epochs::default(),
+            known_clients: Arc::default(),
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),

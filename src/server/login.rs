@@ -281,6 +281,7 @@ impl Server {
             return Err(unknown());
         }
         let (found, account, _) = self.verify_token(&token).await.map_err(|why| match why {
+            TokenDenied::Blocked(until) => refused(Refused::Blocked(until)),
             TokenDenied::Unknown => unknown(),
             TokenDenied::Disabled => disabled(),
             TokenDenied::Over(tombstone) => over(&tombstone),
@@ -404,7 +405,12 @@ impl Server {
         let policy = self.shared_policy(account);
         let most =
             found.as_ref().map_or(Role::Admin, |found| found.token.role.min(found.grant.role));
-        let expires = found.as_ref().and_then(|f| f.client.expiry(f.token.id, &policy));
+        let expires = found.as_ref().and_then(|found| {
+            // As it is once this visit is noted.
+            let mut client = found.client.clone();
+            client.was_seen(now, None, &self.config.clients);
+            client.stays_until(Some(found.token.id), &policy)
+        });
         let client = OnceLock::new();
         if let Some(found) = found {
             let _ = client.set(found.client.handle());
@@ -675,6 +681,12 @@ impl Server {
         };
         let (seen, software) = (session.last_activity(), session.software());
         let granule = self.config.clients.last_use.get().unwrap_or(0);
+        if let Some(known) = self.known_clients.get(identity.account.0, client.sid)
+            && known.seen.is_some_and(|last| seen.seconds_since(last) < granule)
+            && software.as_deref().is_none_or(|told| known.software.as_deref() == Some(told))
+        {
+            return;
+        }
         let clients = self.config.clients.clone();
         self.note_client(identity.account, client.sid, move |client| {
             let fresh = client.seen.is_some_and(|last| seen.seconds_since(last) < granule);

@@ -18,7 +18,7 @@ use wire::{Jid, Mechanism, Secret, Token, TokenId};
 use crate::{
     Server,
     account::{Account, Role},
-    client::{Check, Class, Client, Key, Kind, Over, Tombstone, book::Handle},
+    client::{Check, Class, Client, Key, Kind, Over, Refused, Tombstone, book::Handle},
     clock::Millis,
     end::{Actor, End, Level, Reason},
     epoch::{Epoch, InForce, Stamp},
@@ -217,6 +217,8 @@ const MAX_TOKENS: usize = 64;
 /// shown the right secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenDenied {
+    /// It was right, and its client is blocked: until then, or for ever.
+    Blocked(Option<Millis>),
     /// Its account may not log in.
     Disabled,
     /// It was right once and is over.
@@ -467,6 +469,9 @@ impl Server {
         let mac = STANDARD.decode(&record.mac).map_err(|_| TokenDenied::Unknown)?;
         if !wire::token::verify(&key, token.id, &token.secret, &mac) {
             return Err(TokenDenied::Unknown);
+        }
+        if let Some(Refused::Blocked(until)) = client.refused(self.clock.now()) {
+            return Err(TokenDenied::Blocked(until));
         }
         let epochs = self.epochs_of(&account).await.map_err(store)?;
         let policy = self.policy_of(&account);

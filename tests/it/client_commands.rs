@@ -238,6 +238,10 @@ async fn lj_16_lj_20_notes_are_bounded_and_a_bound_client_is_refused_elsewhere()
     assert!(enter(server, &back, ALICE).await);
     assert!(server.bind(&back, Some("phone")).await.is_err());
     assert!(!back.alive());
+    let both = json!({ "client": id, "bind-to": "off", "attribute": many });
+    refused(server, &local(), "client set", both).await;
+    let (rows, _) = call(server, &local(), "client show", json!({ "client": id })).await;
+    assert_eq!(rows[0]["bound_to"], "203.0.113.0/24", "all of it or nothing");
     let off = json!({ "client": id, "bind-to": "off" });
     call(server, &local(), "client set", off).await;
     let back = visit(server, ALICE, "phone").await;
@@ -311,13 +315,20 @@ async fn b_09_an_unconfirmed_client_counts_as_confirmed_after_a_while() {
     let world = world.await;
     add(&world, "alice", Role::Support).await;
     let server = &world.server;
-    visit(server, ALICE, "phone").await;
+    let first = visit(server, ALICE, "phone").await;
     let waits = visit(server, ALICE, "tablet").await;
     leave(server, &waits).await;
     for (advance, role) in [(7 * DAY - 1, Role::Restricted), (1, Role::Support)] {
         world.clock.advance(advance);
         let session = visit(server, ALICE, "tablet").await;
         assert_eq!(session.identity().expect("is in").role(), role);
+        if role == Role::User {
+            // However old it is.
+            let caller = as_session(server, &session).await;
+            let args = json!({ "client": [client_of(&first)] });
+            let why = refused(server, &caller, "client revoke", args).await;
+            assert!(why.message.contains("unconfirmed"), "{why:?}");
+        }
         leave(server, &session).await;
     }
 }
@@ -397,7 +408,7 @@ async fn b_09_the_only_client_of_an_account_is_not_held_back() {
 }
 
 #[tokio::test]
-async fn b_22_a_blocked_client_is_refused_with_the_password_too_until_its_time_has_passed() {
+async fn iv_08_a_blocked_client_is_refused_with_the_password_too_until_its_time_has_passed() {
     let world = World::start(|_| {}).await;
     add(&world, "alice", Role::User).await;
     let server = &world.server;
@@ -444,7 +455,7 @@ async fn b_22_a_blocked_client_is_refused_with_the_password_too_until_its_time_h
 }
 
 #[tokio::test]
-async fn b_22_tokens_of_a_blocked_client_are_over_too() {
+async fn iv_08_tokens_of_a_blocked_client_are_refused_too() {
     let world = World::start(|_| {}).await;
     let alice = world.account("alice").await;
     let server = &world.server;
@@ -453,7 +464,72 @@ async fn b_22_tokens_of_a_blocked_client_are_over_too() {
     let args = json!({ "client": client_of(&session) });
     call(server, &local(), "client block", args).await;
     assert_eq!(reason(&session), Some(Reason::Blocked));
-    assert!(token_visit(server, &text).await.is_err());
+    let denied = token_visit(server, &text).await.expect_err("is refused");
+    assert_eq!(denied.failure.as_str(), "not-authorized");
+    assert!(String::from_utf8_lossy(&denied.app.expect("says why")).contains("blocked"));
+    // Without its secret nobody is told.
+    let wrong = text.replacen("secret-token:", "secret-token:x", 1);
+    let denied = token_visit(server, &wrong).await.expect_err("is wrong");
+    assert_eq!(denied.app, None);
+}
+
+#[tokio::test]
+async fn b_22_a_name_and_notes_stick_to_the_client_over_re_login() {
+    let world = World::start(|_| {}).await;
+    world.account("alice").await;
+    let server = &world.server;
+    let phone = visit(server, ALICE, "phone").await;
+    let id = client_of(&phone);
+    let caller = as_session(server, &phone).await;
+    call(server, &caller, "client label", json!({ "client": id, "label": "my phone" })).await;
+    let icon = json!({ "client": id, "attribute": ["icon=phone"] });
+    call(server, &caller, "client set", icon).await;
+    leave(server, &phone).await;
+    world.clock.advance(30 * DAY);
+    let back = visit(server, ALICE, "phone").await;
+    let caller = as_session(server, &back).await;
+    let (rows, _) = call(server, &caller, "client show", json!({ "client": id })).await;
+    assert_eq!(
+        (&rows[0]["label"], &rows[0]["attributes"]["icon"]),
+        (&json!("my phone"), &json!("phone"))
+    );
+    assert_eq!(rows[0]["current"], true);
+    call(server, &caller, "client label", json!({ "client": id, "label": "" })).await;
+    let (rows, _) = call(server, &caller, "whoami", json!({})).await;
+    assert_eq!(rows[0]["label"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn iv_08_nobody_slips_in_while_the_client_is_blocked() {
+    let world = World::start(|_| {}).await;
+    let alice = world.account("alice").await;
+    let server = &world.server;
+    for round in 0..60 {
+        let resource = format!("phone{round}");
+        leave(server, &visit(server, ALICE, &resource).await).await;
+        let client = clients(server, &alice).await.pop().expect("is there");
+        let mut logins = Vec::new();
+        for login in 0..4 {
+            let (server, resource) = (server.clone(), resource.clone());
+            logins.push(tokio::spawn(async move {
+                for _ in 0..(round + login) % 7 {
+                    tokio::task::yield_now().await;
+                }
+                let session = tended(&server);
+                assert!(enter(&server, &session, ALICE).await);
+                if server.bind(&session, Some(&resource)).await.is_err() {
+                    leave(&server, &session).await;
+                }
+            }));
+        }
+        let args = json!({ "client": client.id.to_string() });
+        call(server, &local(), "client block", args).await;
+        for login in logins {
+            login.await.expect("does not panic");
+        }
+        let left = server.registry.of(ALICE);
+        assert!(left.is_empty(), "round {round}: {left:?}");
+    }
 }
 
 #[tokio::test]

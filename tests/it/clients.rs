@@ -149,6 +149,7 @@ async fn lj_18_lj_19_classes_end_to_the_millisecond_and_only_long_ones_slide() {
         // A little more than half of it: a long one gets its full length again.
         world.clock.advance(length * 20);
         let session = token_visit(server, &text).await.expect("is valid");
+        let until = session.identity().and_then(|me| me.expires());
         leave(server, &session).await;
         let now = world.clock.now();
         let client = eventually(async || {
@@ -158,6 +159,7 @@ async fn lj_18_lj_19_classes_end_to_the_millisecond_and_only_long_ones_slide() {
         .await;
         let slid = client.expires != found.client.expires;
         assert_eq!(slid, class == Class::Long, "{class:?}");
+        assert_eq!(until, client.expires, "{class:?}: its session lasts as long");
         let expires = client.expires.expect("has an end").0;
         world.clock.advance(expires - world.clock.now().0 - 1);
         leave(server, &token_visit(server, &text).await.expect("the last millisecond")).await;

@@ -25,6 +25,7 @@ mod ending;
 mod ends;
 mod faults;
 mod history;
+mod kills;
 mod lists;
 mod pace;
 mod rights;

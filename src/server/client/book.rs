@@ -2,6 +2,8 @@
 //! the handles of all that it has. Every change is read, changed and written until nobody came in
 //! between.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use wire::TokenId;
 
@@ -172,10 +174,16 @@ impl Server {
     }
 
     async fn client_by(&self, owner: Owner, key: &[u8]) -> Result<Option<Client>, StoreError> {
-        match self.store.get(&CLIENT_KEYS, owner, key).await? {
-            None => Ok(None),
-            Some(sid) => self.client(AccountId(owner), number(&CLIENT_KEYS, &sid)?).await,
+        let version = match self.known_clients.find(owner, key) {
+            Ok(known) => return Ok(Some((*known).clone())),
+            Err(version) => version,
+        };
+        let Some(sid) = self.store.get(&CLIENT_KEYS, owner, key).await? else { return Ok(None) };
+        let client = self.client(AccountId(owner), number(&CLIENT_KEYS, &sid)?).await?;
+        if let Some(client) = &client {
+            self.known_clients.keep(version, owner, key, Arc::new(client.clone()));
         }
+        Ok(client)
     }
 
     /// Up to `limit` clients of an account with numbers above `after` (0: all), ended ones included.
@@ -210,12 +218,18 @@ impl Server {
                 .expect(&CLIENT_COUNTS, account.0, COUNT, row)
                 .put(&CLIENT_COUNTS, account.0, COUNT, sid_key(client.sid))
                 .and(indexed(&client));
-            if let Some(key) = client.key.row() {
+            let key = client.key.row();
+            if let Some(key) = key.clone() {
                 batch = batch.put(&CLIENT_KEYS, account.0, key, sid_key(client.sid));
             }
             batch = batch.put(&CLIENTS, account.0, sid_key(client.sid), client.encode());
             match self.store.commit(batch).await {
-                Ok(()) => return Ok(client),
+                Ok(()) => {
+                    if let Some(key) = &key {
+                        self.known_clients.forget_key(account.0, key);
+                    }
+                    return Ok(client);
+                }
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error),
             }
@@ -256,7 +270,10 @@ impl Server {
             for handle in known.into_iter().filter(|handle| !left.contains(handle)) {
                 batch = batch.and(unindex(&client, handle));
             }
-            match self.store.commit(batch).await {
+            let outcome = self.store.commit(batch).await;
+            // Whatever came of it, what is known of it may be wrong now.
+            self.known_clients.forget(account.0, sid);
+            match outcome {
                 Ok(()) => return Ok(Some(client)),
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -272,7 +289,7 @@ impl Server {
         sid: u64,
         change: impl FnMut(&mut Client) -> bool + Send + 'static,
     ) {
-        let (store, mut change) = (self.store.clone(), change);
+        let (store, known, mut change) = (self.store.clone(), self.known_clients.clone(), change);
         self.spawn(async move {
             let noted =
                 async {
@@ -286,7 +303,9 @@ impl Server {
                     let batch = Batch::new()
                         .expect(&CLIENTS, account.0, sid_key(sid), Some(row))
                         .put(&CLIENTS, account.0, sid_key(sid), client.encode());
-                    store.commit(batch).await
+                    let outcome = store.commit(batch).await;
+                    known.forget(account.0, sid);
+                    outcome
                 };
             match noted.await {
                 Ok(()) | Err(StoreError::Conflict) => {}
@@ -315,7 +334,9 @@ impl Server {
                 );
             }
         }
-        match self.store.commit(batch).await {
+        let outcome = self.store.commit(batch).await;
+        self.known_clients.forget(client.account.0, client.sid);
+        match outcome {
             Err(StoreError::Conflict) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }

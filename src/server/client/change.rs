@@ -9,11 +9,11 @@ use std::sync::{
 use super::{Block, Client, Over, Tombstone, book::Handle};
 use crate::{
     Server,
-    account::Account,
+    account::Role,
     clock::Millis,
     end::{Actor, Reason},
     epoch::Epoch,
-    id::GrantId,
+    id::{AccountId, GrantId},
     registry::Few,
     store::StoreError,
 };
@@ -97,26 +97,33 @@ impl Server {
     /// When storage fails: nothing has changed then.
     pub async fn alter_client(
         self: &Arc<Self>,
-        account: &Account,
+        account: AccountId,
         sid: u64,
         change: impl FnMut(&mut Client) -> bool,
     ) -> Result<Option<(Client, Few)>, StoreError> {
-        let Some(client) = self.change_client(account.id, sid, change).await? else {
+        let Some(client) = self.change_client(account, sid, change).await? else {
             return Ok(None);
         };
         self.client_changed();
         let sessions = self.visits(&client);
         let waits = client.waits(&self.config.clients, self.clock.now());
-        for session in &sessions {
-            let Some(identity) = session.identity() else { continue };
-            {
+        loop {
+            // Another change of the account must not be undone by what was read before it.
+            let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+            let account = self.account(&client.jid).await?;
+            let account = account.filter(|account| account.id == client.account);
+            let role = account.map_or(Role::Restricted, |account| account.role);
+            for identity in sessions.iter().filter_map(|session| session.identity()) {
                 let mut live = identity.live.lock();
                 live.expires = client.stays_until(identity.token, &live.policy);
                 live.most = client.most(identity.token, waits && identity.token.is_none());
-                live.role = account.role.min(live.most);
+                live.role = role.min(live.most);
             }
-            self.rearm(session);
+            if self.accounts_epoch.load(Ordering::SeqCst) == epoch {
+                break;
+            }
         }
+        sessions.iter().for_each(|session| self.rearm(session));
         Ok(Some((client, sessions)))
     }
 

@@ -493,8 +493,19 @@ impl Wish {
         longer || wider
     }
 
-    /// Changes a client; false if it would have too many notes.
+    /// Changes a client; not at all, and false, if it would have too many notes.
     fn apply(&self, client: &mut Client, expires: impl Fn(Class) -> Option<Millis>) -> bool {
+        let mut attributes = client.attributes.clone();
+        for (name, value) in &self.attributes {
+            match value.is_empty() {
+                true => attributes.remove(name),
+                false => attributes.insert(name.clone(), value.clone()),
+            };
+        }
+        if attributes.len() > ATTRIBUTES {
+            return false;
+        }
+        client.attributes = attributes;
         if let Some(class) = self.class {
             client.class = class;
             client.expires = expires(class);
@@ -502,13 +513,7 @@ impl Wish {
         if let Some(bound_to) = self.bound_to {
             client.bound_to = bound_to;
         }
-        for (name, value) in &self.attributes {
-            match value.is_empty() {
-                true => client.attributes.remove(name),
-                false => client.attributes.insert(name.clone(), value.clone()),
-            };
-        }
-        client.attributes.len() <= ATTRIBUTES
+        true
     }
 }
 
@@ -536,7 +541,7 @@ async fn set(call: Call) -> Result<Done, CommandError> {
         return Err(CommandError::forbidden(message).hint("log in with the password"));
     }
     let mut fits = true;
-    let altered = server.alter_client(&owner, client.sid, |client| {
+    let altered = server.alter_client(owner.id, client.sid, |client| {
         fits = wish.apply(client, expires);
         fits
     });
@@ -586,7 +591,7 @@ async fn confirm(call: Call) -> Result<Done, CommandError> {
     };
     may_confirm(&call, &client).await?;
     let mut waited = false;
-    let altered = call.server.alter_client(&owner, client.sid, |client| {
+    let altered = call.server.alter_client(owner.id, client.sid, |client| {
         waited = std::mem::take(&mut client.unconfirmed);
         waited
     });

@@ -1,0 +1,238 @@
+//! A server that dies at each of its writes in turn, and the next one on what it left. What was
+//! answered holds; what was not is either done or not done, can be done again, and never stands in
+//! the way of anything else.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use server::{
+    Server,
+    account::Role,
+    change::Standing,
+    client::Over,
+    clock::Clock,
+    config::Config,
+    epoch::Scope,
+    keyring::KeyRing,
+    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
+    vault::Mint,
+};
+use wire::{Secret, TokenId};
+
+use crate::{
+    clients::{leave, token_visit, visit},
+    world::{PASSWORD, ParseJid, START, admin, enter, tended},
+};
+
+/// Takes so many commits, and nothing after that.
+struct Dying {
+    store: SharedStore,
+    left: AtomicUsize,
+}
+
+impl Store for Dying {
+    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
+        self.store.get(table, owner, key)
+    }
+
+    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
+        self.store.rows(table, owner, range)
+    }
+
+    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
+        self.store.count(table, owner)
+    }
+
+    fn commit(&self, batch: Batch) -> Fetch<()> {
+        let take = |left: usize| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => self.store.commit(batch),
+            Err(_) => Box::pin(async { Err(StoreError::Unavailable("it has died".into())) }),
+        }
+    }
+
+    fn backup(&self, to: &std::path::Path) -> Fetch<()> {
+        self.store.backup(to)
+    }
+
+    fn close(&self) -> Fetch<()> {
+        self.store.close()
+    }
+}
+
+/// What outlives a server.
+struct Disk {
+    store: SharedStore,
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        Self { store: store::memory(), dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    /// A server that dies after so many writes from `live` on.
+    fn server(&self, dying: Option<Arc<Dying>>) -> Arc<Server> {
+        let mut config = Config::default();
+        config.auth.scram_iterations = 2;
+        config.auth.pair_failures = 0;
+        // Whatever writes by itself would die in the place of what is looked at.
+        config.history.retention = server::config::Span::OFF;
+        let store: SharedStore = match dying {
+            Some(dying) => dying,
+            None => self.store.clone(),
+        };
+        let keys = KeyRing::open(&self.dir.path().join("server.key")).expect("keys");
+        Server::new(config, Clock::manual(START), store, keys, &[]).expect("is put together")
+    }
+}
+
+/// What an administrator does.
+const ACTS: [&str; 9] = [
+    "token revoked",
+    "grant ended",
+    "client ended",
+    "client blocked",
+    "disabled",
+    "password set",
+    "account epoch",
+    "server epoch",
+    "deleted",
+];
+
+struct Set {
+    id: TokenId,
+    text: String,
+}
+
+async fn act(server: &Arc<Server>, what: &str, set: &Set) -> bool {
+    let jid = "alice@localhost".parse_jid();
+    let Ok(found) = server.find_token(set.id).await else { return false };
+    let client = found.as_ref().map(|found| (found.client.account, found.client.sid));
+    match (what, found, client) {
+        ("token revoked", ..) => server.revoke_token(set.id, &admin(), None).await.is_ok(),
+        ("grant ended", Some(found), _) => {
+            server.end_grant(found.grant.id, Over::Revoked, &admin(), None).await.is_ok()
+        }
+        ("client ended", _, Some((account, sid))) => {
+            let over = Over::Revoked;
+            server.end_client_of(account, sid, over, None, &admin(), None).await.is_ok()
+        }
+        ("client blocked", _, Some((account, sid))) => {
+            let block =
+                server::client::Block { at: START, until: None, by: "test".into(), text: None };
+            let over = Over::Revoked;
+            server.end_client_of(account, sid, over, Some(block), &admin(), None).await.is_ok()
+        }
+        ("disabled", ..) => server.set_standing(&jid, Standing::Disabled, admin()).await.is_ok(),
+        ("password set", ..) => {
+            let keys = server.keys_of(Secret::new("next")).await.expect("usable");
+            server.set_password(&jid, keys, admin(), None).await.is_ok()
+        }
+        ("account epoch", ..) => server.raise_account_epoch(&jid, false, &admin()).await.is_ok(),
+        ("server epoch", ..) => server.raise_epoch(Scope::Server, false, &admin()).await.is_ok(),
+        ("deleted", ..) => server.delete_account(&jid, admin()).await.is_ok(),
+        (_, None, _) | (_, _, None) => panic!("{what}: the token is not there"),
+        (other, ..) => panic!("{other} is no act"),
+    }
+}
+
+/// Whether the token still opens anything. Storage must not be in the way of an answer.
+async fn opens(server: &Arc<Server>, text: &str) -> bool {
+    match token_visit(server, text).await {
+        Ok(session) => {
+            leave(server, &session).await;
+            true
+        }
+        Err(denied) => {
+            assert_ne!(denied.failure.as_str(), "temporary-auth-failure", "{denied:?}");
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn b_04_a_server_that_dies_at_any_write_neither_forgets_an_end_nor_half_does_it() {
+    for what in ACTS {
+        let mut answered = false;
+        for writes in 0..40 {
+            let disk = Disk::new();
+            let first = disk.server(None);
+            let jid = "alice@localhost".parse_jid();
+            let keys = first.keys_of(Secret::new(PASSWORD)).await.expect("usable");
+            let account = first.add_account(&jid, keys, Role::User).await.expect("is new");
+            let minted = first.mint(&account, Mint::login(Role::User, "test")).await;
+            let (found, token) = minted.expect("is minted");
+            let set = Set { id: found.token.id, text: token.to_text().to_string() };
+            assert!(opens(&first, &set.text).await);
+            let other = first.mint(&account, Mint::login(Role::User, "test")).await;
+            let (_, other) = other.expect("is minted");
+            drop(first);
+
+            let dying = Dying { store: disk.store.clone(), left: AtomicUsize::new(writes) };
+            let second = disk.server(Some(Arc::new(dying)));
+            let live = visit_if_possible(&second).await;
+            answered = act(&second, what, &set).await;
+            if answered && what != "token revoked" && what != "grant ended" {
+                let whole = !matches!(what, "client ended" | "client blocked");
+                assert!(!whole || live.is_none_or(|live| !live.alive()), "{what}: {writes}");
+            }
+            drop(second);
+
+            let third = disk.server(None);
+            let good = opens(&third, &set.text).await;
+            assert!(
+                !(answered && good),
+                "{what} was answered, after {writes} writes, and is undone"
+            );
+            if !answered && good {
+                // Not done: everything else is as it was, and it can be done now.
+                assert!(opens(&third, &other.to_text()).await, "{what}: {writes}");
+                let session = tended(&third);
+                assert!(enter(&third, &session, "alice@localhost").await, "{what}: {writes}");
+                leave(&third, &session).await;
+            }
+            let account = third.account("alice@localhost").await.expect("is read");
+            if account.is_some() && third.find_token(set.id).await.expect("is read").is_some() {
+                assert!(act(&third, what, &set).await, "{what}: {writes}");
+            }
+            assert!(!opens(&third, &set.text).await, "{what}: {writes}");
+            if answered {
+                break;
+            }
+        }
+        assert!(answered, "{what} needs no more than forty writes");
+    }
+}
+
+/// A session from before, if the server lives long enough to bind it.
+async fn visit_if_possible(server: &Arc<Server>) -> Option<Arc<server::Session>> {
+    let session = tended(server);
+    if !enter(server, &session, "alice@localhost").await {
+        return None;
+    }
+    server.bind(&session, Some("phone")).await.ok().map(|_| session)
+}
+
+#[tokio::test]
+async fn pr_04_a_write_that_fails_at_bind_leaves_no_half_of_a_session() {
+    for writes in 0..3 {
+        let disk = Disk::new();
+        let first = disk.server(None);
+        let jid = "alice@localhost".parse_jid();
+        let keys = first.keys_of(Secret::new(PASSWORD)).await.expect("usable");
+        first.add_account(&jid, keys, Role::User).await.expect("is new");
+        let dying = Dying { store: disk.store.clone(), left: AtomicUsize::new(writes) };
+        let second = disk.server(Some(Arc::new(dying)));
+        match visit_if_possible(&second).await {
+            Some(session) => leave(&second, &session).await,
+            None => {
+                assert!(second.registry.bound("alice@localhost").is_empty(), "{writes}");
+            }
+        }
+        let third = disk.server(None);
+        leave(&third, &visit(&third, "alice@localhost", "phone").await).await;
+    }
+}
