@@ -99,6 +99,7 @@ async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
         let _ = told.await;
     }));
     tokio::spawn(server.clone().sweep_forever());
+    tokio::spawn(server.clone().keep_schedule());
     tokio::spawn(server.clone().age_forever());
     tokio::spawn(reload(hangups, config.clone(), certificate));
     greet(&server).await?;

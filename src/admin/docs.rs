@@ -116,6 +116,7 @@ fn value(arg: &Arg) -> String {
         ValueKind::Session => "a session id".into(),
         ValueKind::Span => "a length of time, as in `30d`".into(),
         ValueKind::Text => "text".into(),
+        ValueKind::Time => "a time, as in `2026-11-24T18:00:00Z`".into(),
         ValueKind::Token => "a token id".into(),
     }
 }

@@ -19,6 +19,8 @@ use server::{
     hooks::Flow,
     login::Candidate,
     random,
+    session::Flags,
+    words::translate,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -261,11 +263,27 @@ impl Conn {
         self.rate = phase.bytes_per_second;
     }
 
+    /// A refusal in the language of the stream, if there are words for it.
+    fn in_its_language(&self, input: &mut Input) {
+        let (Input::Keys(Err(denied)) | Input::Checked(Err(denied)) | Input::Entered(Err(denied))) =
+            input
+        else {
+            return;
+        };
+        if let Some(lang) = self.stream.lang()
+            && let Some((text, lang)) = denied.text.as_deref().and_then(|t| translate(t, lang))
+        {
+            denied.text = Some(text.into());
+            denied.lang = lang;
+        }
+    }
+
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(waiting) = &mut self.waiting else { return false };
         let Poll::Ready(answer) = waiting.as_mut().poll(cx) else { return false };
         self.waiting = None;
-        if let Answer::Step(input, candidate) = answer {
+        if let Answer::Step(mut input, candidate) = answer {
+            self.in_its_language(&mut input);
             if candidate.is_some() {
                 self.candidate = candidate.map(Box::new);
             }
@@ -317,7 +335,9 @@ impl Conn {
         // Answers wait in the mailbox until the outbox has room: who asks faster than it reads has
         // to wait for them, and is not ended for what its own questions brought.
         let owed = self.outbox.bytes() + self.session.mailbox.bytes();
-        let busy = self.waiting.is_some() || self.upgrade || owed > OUTBOX;
+        // Whoever is frozen is neither heard nor told anything, and loses nothing by it.
+        let frozen = self.session.flags().has(Flags::FROZEN);
+        let busy = self.waiting.is_some() || self.upgrade || owed > OUTBOX || frozen;
         if busy || !self.transport.is_open() || !self.session.alive() {
             return false;
         }
@@ -397,7 +417,8 @@ impl Conn {
     fn collect_mail(&mut self, cx: &mut Context<'_>) -> bool {
         // The waker is left behind in any case: an end wakes through the mailbox as well.
         let closing = self.closing.is_some() || !self.session.alive();
-        let room = if closing { 0 } else { OUTBOX.saturating_sub(self.outbox.bytes()) };
+        let frozen = self.session.flags().has(Flags::FROZEN);
+        let room = if closing || frozen { 0 } else { OUTBOX.saturating_sub(self.outbox.bytes()) };
         let (outbox, traffic) = (&mut self.outbox, &self.session.traffic);
         self.session.mailbox.take(room, cx.waker(), |parcel| {
             traffic.tx_stanzas.fetch_add(1, Relaxed);
@@ -430,7 +451,13 @@ impl Conn {
         }
         let reason = self.session.end_record().map(|record| record.reason);
         let Some(reason) = reason else { return };
-        let error = self.session.take_farewell();
+        let mut error = self.session.take_farewell();
+        if let Some((error, lang)) = error.as_mut().zip(self.stream.lang())
+            && let Some((text, lang)) = error.text.as_deref().and_then(|t| translate(t, lang))
+        {
+            error.text = Some(text.into());
+            error.lang = lang;
+        }
         self.unread = Vec::new();
         if self.transport.is_open() && reason != Reason::Lost {
             self.outbox.push(self.stream.farewell(error.as_ref(), &mut random::text));

@@ -23,6 +23,7 @@ use crate::{
     epoch::Stamp,
     id::{AccountId, ClientId, GrantId},
     policy::Effective,
+    privacy,
     vault::Grant,
 };
 
@@ -53,9 +54,9 @@ pub struct Client {
     pub created_by: String,
     /// When it was last seen, to within `clients.last_use`.
     pub seen: Option<Millis>,
-    /// From where it was last seen.
+    /// From where it was last seen: an address or, later, its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    pub address: Option<String>,
     /// What it said it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub software: Option<String>,
@@ -160,7 +161,7 @@ impl Class {
 }
 
 macro_rules! over {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal $german:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal;)*) => {
         /// Why a client, a grant or a token is no longer good. One table: the name on every face and
         /// what its bearer is told.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -178,16 +179,10 @@ macro_rules! over {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What its bearer is told.
+            /// What its bearer is told; [`crate::words`] has it in other languages.
             #[must_use]
             pub fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
-            }
-
-            /// The same in German.
-            #[must_use]
-            pub fn german(self) -> &'static str {
-                match self { $(Self::$variant => $german,)* }
             }
         }
     };
@@ -195,31 +190,23 @@ macro_rules! over {
 
 over! {
     /// All of its class were ended at once.
-    Epoch "epoch"
-        "All sessions from before were ended; log in again"
-        "Alle früheren Sitzungen wurden beendet; bitte neu anmelden";
+    Epoch "epoch" "All sessions from before were ended; log in again";
     /// Its time has passed.
-    Expired "expired" "This token has expired" "Dieses Token ist abgelaufen";
+    Expired "expired" "This token has expired";
+    /// It is locked, and not over.
+    Frozen "frozen" "This client is locked";
     /// It was not used for too long.
-    Inactive "inactive"
-        "This token was not used for too long"
-        "Dieses Token wurde zu lange nicht benutzt";
+    Inactive "inactive" "This token was not used for too long";
     /// Its owner logged it out.
-    Logout "logout" "This client was logged out" "Dieses Gerät wurde abgemeldet";
+    Logout "logout" "This client was logged out";
     /// The account's password was changed after it was made.
-    PasswordChanged "password-changed"
-        "This token is void since the password was changed"
-        "Dieses Token gilt nicht mehr, weil das Passwort geändert wurde";
+    PasswordChanged "password-changed" "This token is void since the password was changed";
     /// One that had been replaced was used: two parties have had it.
-    Reused "reused"
-        "This token had been replaced and was used again; all that came from it is void"
-        "Dieses Token war ersetzt und wurde erneut benutzt; alles daraus Entstandene ist ungültig";
+    Reused "reused" "This token had been replaced and was used again; all that came from it is void";
     /// It was revoked.
-    Revoked "revoked" "This token was revoked" "Dieses Token wurde widerrufen";
+    Revoked "revoked" "This token was revoked";
     /// A newer one took its place.
-    Superseded "superseded"
-        "This token was replaced by a newer one"
-        "Dieses Token wurde durch ein neueres ersetzt";
+    Superseded "superseded" "This token was replaced by a newer one";
 }
 
 impl Serialize for Over {
@@ -337,6 +324,22 @@ impl Client {
         ClientRef { id: self.id, sid: self.sid }
     }
 
+    /// Whether it is known to come from this address, in this way.
+    pub(crate) fn has_come(&self, from: (IpAddr, wire::Mechanism)) -> bool {
+        let (address, mechanism) = from;
+        self.address.as_deref().and_then(|known| known.parse().ok()) == Some(address)
+            && self.mechanisms.contains_key(mechanism.as_str())
+    }
+
+    /// The same with the details that may still be kept of it now.
+    #[must_use]
+    pub fn aged(mut self, now: Millis, privacy: &crate::config::Privacy) -> Self {
+        let age = now.seconds_since(self.seen.unwrap_or(self.created));
+        self.address = self.address.and_then(|known| privacy::address(&known, age, privacy));
+        self.software = privacy::software(self.software, age, privacy);
+        self
+    }
+
     /// Why it is over, if it is; at the very instant of a deadline it is.
     #[must_use]
     pub fn over(&self, account: &Account, policy: &Effective, now: Millis) -> Option<Over> {
@@ -391,7 +394,7 @@ impl Client {
     pub fn most(&self, token: Option<TokenId>, waits: bool) -> Role {
         let token = token.and_then(|id| self.token(id));
         let most = token.map_or(Role::Admin, |(grant, token)| token.role.min(grant.role));
-        if waits { most.min(Role::User) } else { most }
+        if waits { most.min(Role::Restricted) } else { most }
     }
 
     /// In one word whether it is good, and if not, why.
@@ -542,7 +545,7 @@ impl Client {
     ) {
         self.seen = self.seen.max(Some(now));
         if let Some((address, mechanism)) = from {
-            self.address = Some(address);
+            self.address = Some(address.to_string());
             self.mechanisms.insert(mechanism.as_str().into(), now);
         }
         if self.class == Class::Long

@@ -32,13 +32,19 @@ pub enum Level {
     Kick,
     /// And whatever could resume it.
     End,
-    /// And the credential that it used: its token.
+    /// And every credential of its client.
     Revoke,
+    /// And the client is refused, whatever it proves.
+    Block,
+    /// And the account may not log in.
+    Disable,
 }
 
 impl Level {
     /// All levels, mildest first.
-    pub const ALL: [Self; 3] = [Self::Kick, Self::End, Self::Revoke];
+    pub const ALL: [Self; 5] = [Self::Kick, Self::End, Self::Revoke, Self::Block, Self::Disable];
+    /// Their names, in the same order.
+    pub const NAMES: &'static [&'static str] = &["kick", "end", "revoke", "block", "disable"];
 
     /// The name used on every face.
     #[must_use]
@@ -47,6 +53,8 @@ impl Level {
             Self::Kick => "kick",
             Self::End => "end",
             Self::Revoke => "revoke",
+            Self::Block => "block",
+            Self::Disable => "disable",
         }
     }
 }
@@ -240,6 +248,7 @@ impl End {
         Some(StreamError {
             condition: self.reason.condition(),
             text: Some(text),
+            lang: "en",
             app: Some(element(self.reason.as_str(), self.actor.kind())),
         })
     }
@@ -437,6 +446,11 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_have_the_names_that_are_offered() {
+        assert_eq!(Level::ALL.map(Level::as_str), Level::NAMES);
+    }
 
     #[test]
     fn reasons_have_names_of_their_own() {

@@ -41,6 +41,10 @@ pub static LOGIN: Table = Table { name: "login", about: "logins of accounts and 
 pub static LOGIN_TIME: Table =
     Table { name: "login_time", about: "logins in order of time: stamp to account" };
 
+/// The refused ones among them, once more, so that they can be listed without the others.
+pub static LOGIN_REFUSED: Table =
+    Table { name: "login_refused", about: "refused logins in order of time: stamp to account" };
+
 /// How [`LOGIN`] grows old.
 pub(crate) static AGING: Aging = Aging { table: &LOGIN, change: age };
 
@@ -48,8 +52,6 @@ pub(crate) static AGING: Aging = Aging { table: &LOGIN, change: age };
 const TEXT: usize = 100;
 /// Rows that are read at a time.
 const PAGE: usize = 200;
-/// Rows that one listing looks at, at most, in search of those that are asked for.
-const SEARCH: usize = 20_000;
 /// Rows of an account that a login removes at most.
 const PRUNE: usize = 50;
 
@@ -108,12 +110,26 @@ pub struct LoginEnd {
     pub tx: u64,
 }
 
-/// What [`LOGIN_TIME`] says of a row of [`LOGIN`].
+/// What [`LOGIN_TIME`] and [`LOGIN_REFUSED`] say of a row of [`LOGIN`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Place {
     account: AccountId,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    refused: bool,
+}
+
+/// Writes a row and its places in the order of time.
+fn put(batch: Batch, account: AccountId, key: &Bytes, record: &LoginRecord) -> Batch {
+    let place = encode(&Place { account });
+    let batch = batch.put(&LOGIN, account.0, key.clone(), encode(record));
+    let batch = batch.put(&LOGIN_TIME, SERVER, key.clone(), place.clone());
+    match record.refused {
+        Some(_) => batch.put(&LOGIN_REFUSED, SERVER, key.clone(), place),
+        None => batch,
+    }
+}
+
+/// Removes the places of a row in the order of time.
+fn misplace(batch: Batch, key: &Bytes) -> Batch {
+    batch.delete(&LOGIN_TIME, SERVER, key.clone()).delete(&LOGIN_REFUSED, SERVER, key.clone())
 }
 
 /// At most [`TEXT`] characters of a text.
@@ -201,7 +217,7 @@ fn age(server: &Server, owner: Owner, row: &Row, now: Millis) -> Option<Batch> {
     };
     if server.history_past(&record, now) {
         let gone = Batch::new().delete(&LOGIN, owner, row.key.clone());
-        return Some(gone.delete(&LOGIN_TIME, SERVER, row.key.clone()));
+        return Some(misplace(gone, &row.key));
     }
     let aged = record.clone().aged(now, &server.config.privacy);
     (aged != record).then(|| Batch::new().put(&LOGIN, owner, row.key.clone(), encode(&aged)))
@@ -221,12 +237,16 @@ pub struct Query {
 }
 
 impl Server {
+    fn notes_logins_of(&self, account: &Jid) -> bool {
+        let history = &self.config.history;
+        let is_it = |text: &String| Jid::parse(text).is_ok_and(|jid| jid == *account);
+        history.retention.get().is_some() && !history.nolog.iter().any(is_it)
+    }
+
     /// Notes that a session has logged in.
     pub(crate) fn note_login(self: &Arc<Self>, session: &Arc<Session>, nolog: bool) {
         let Some(identity) = session.identity() else { return };
-        let kept = self.config.history.retention.get().is_some();
-        let skipped = self.config.history.nolog.iter().any(|jid| jid == identity.jid.as_str());
-        let stamp = if kept && !skipped && !nolog { self.stamp() } else { 0 };
+        let stamp = if self.notes_logins_of(&identity.jid) && !nolog { self.stamp() } else { 0 };
         // Whatever ends it from here on finds the stamp; what has ended it before is found below.
         if identity.noted.set(stamp).is_err() {
             return;
@@ -291,9 +311,7 @@ impl Server {
         mechanism: Option<Mechanism>,
         reason: &'static str,
     ) {
-        if self.config.history.retention.get().is_none()
-            || self.config.history.nolog.iter().any(|jid| jid == user.as_str())
-        {
+        if !self.notes_logins_of(user) {
             return;
         }
         let now = self.clock.now();
@@ -310,8 +328,7 @@ impl Server {
         }));
     }
 
-    /// Logins, newest first, with their stamps, as far as they may be shown. The search gives up after
-    /// many rows that do not match: fewer than asked for need not be all.
+    /// Logins, newest first, with their stamps, as far as they may be shown.
     ///
     /// # Errors
     /// When storage fails or holds nonsense.
@@ -319,28 +336,27 @@ impl Server {
         // What has happened by now is to be seen.
         self.history_written(WAIT).await;
         let now = self.clock.now();
-        let (mut found, mut before, mut searched) = (Vec::new(), query.before, 0);
-        while found.len() < query.limit && searched < SEARCH {
+        let (mut found, mut before) = (Vec::new(), query.before);
+        let (table, owner) = match query.account {
+            Some(account) => (&LOGIN, account.0),
+            None if query.failed => (&LOGIN_REFUSED, SERVER),
+            None => (&LOGIN_TIME, SERVER),
+        };
+        while found.len() < query.limit {
             let range = Range {
                 before: before.map(key_of),
                 reverse: true,
                 limit: PAGE,
                 ..Range::default()
             };
-            let (table, owner) =
-                query.account.map_or((&LOGIN_TIME, SERVER), |account| (&LOGIN, account.0));
             let rows = self.store.rows(table, owner, range).await?;
-            searched += rows.len();
             for row in &rows {
                 before = stamp_of(&row.key);
                 let Some(stamp) = before else { continue };
                 let value = match query.account {
                     Some(_) => Some(row.value.clone()),
                     None => {
-                        let place: Place = decode(&LOGIN_TIME, &row.value)?;
-                        if query.failed && !place.refused {
-                            continue;
-                        }
+                        let place: Place = decode(table, &row.value)?;
                         self.store.get(&LOGIN, place.account.0, &row.key).await?
                     }
                 };
@@ -389,20 +405,27 @@ impl Server {
     /// there are: the end of a round of the pass over all accounts. Gives the number of removed rows.
     pub(crate) async fn age_history(self: &Arc<Self>) -> Result<usize, StoreError> {
         self.note_all_active().await?;
+        let mut removed = 0;
+        for table in [&LOGIN_TIME, &LOGIN_REFUSED] {
+            removed += self.remove_orphans(table).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn remove_orphans(&self, table: &'static Table) -> Result<usize, StoreError> {
         let before = self.history_cutoff(self.clock.now());
         let (mut after, mut removed) = (None, 0);
         loop {
             let range = Range { after, before: before.clone(), limit: PAGE, ..Range::default() };
-            let rows = self.store.rows(&LOGIN_TIME, SERVER, range).await?;
+            let rows = self.store.rows(table, SERVER, range).await?;
             let mut batch = Batch::new();
             for row in &rows {
-                let place: Option<Place> = decode(&LOGIN_TIME, &row.value).ok();
-                let there = match place {
-                    Some(place) => self.store.get(&LOGIN, place.account.0, &row.key).await?,
-                    None => None,
+                let there = match decode::<Place>(table, &row.value) {
+                    Ok(place) => self.store.get(&LOGIN, place.account.0, &row.key).await?,
+                    Err(_) => None,
                 };
                 if there.is_none() {
-                    batch = batch.delete(&LOGIN_TIME, SERVER, row.key.clone());
+                    batch = batch.delete(table, SERVER, row.key.clone());
                 }
             }
             removed += batch.ops.len();
@@ -424,8 +447,7 @@ impl Server {
     pub(crate) async fn forget_logins(&self, account: AccountId) -> Result<Batch, StoreError> {
         self.history_written(WAIT).await;
         let rows = self.store.rows(&LOGIN, account.0, Range::all()).await?;
-        let batch = Batch::new();
-        Ok(rows.into_iter().fold(batch, |batch, row| batch.delete(&LOGIN_TIME, SERVER, row.key)))
+        Ok(rows.iter().fold(Batch::new(), |batch, row| misplace(batch, &row.key)))
     }
 }
 

@@ -27,6 +27,7 @@ pub mod history;
 pub mod hooks;
 pub mod id;
 pub mod iq;
+pub mod job;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
@@ -38,6 +39,7 @@ pub mod random;
 pub mod registry;
 pub mod rights;
 mod router;
+pub mod schedule;
 pub mod session;
 pub mod store;
 mod sweeper;
@@ -45,6 +47,7 @@ mod throttle;
 mod unauthed;
 mod upgrade;
 pub mod vault;
+pub mod words;
 
 use std::{
     future::Future,
@@ -105,6 +108,8 @@ pub struct Server {
     pub(crate) epochs: epoch::Epochs,
     pub(crate) shared_policies: parking_lot::Mutex<Vec<Arc<policy::Effective>>>,
     pub(crate) stopping: AtomicBool,
+    /// Long work under way.
+    pub jobs: job::Jobs,
     pub(crate) throttle: throttle::Throttle,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
@@ -143,8 +148,10 @@ const TABLES: &[&Table] = &[
     &client::book::CLIENT_KEYS,
     &client::book::HANDLES,
     &epoch::EPOCHS,
+    &schedule::SCHEDULE,
     &history::LAST_SEEN,
     &history::LOGIN,
+    &history::LOGIN_REFUSED,
     &history::LOGIN_TIME,
 ];
 
@@ -210,6 +217,7 @@ impl Server {
             epochs: epoch::Epochs::default(),
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
+            jobs: job::Jobs::default(),
             throttle,
             unauthed,
             notes: history::Notes::default(),

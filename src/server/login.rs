@@ -77,7 +77,7 @@ struct Standing {
 }
 
 fn said(failure: SaslFailure, text: &str) -> Denied {
-    Denied { failure, text: Some(text.into()), app: None }
+    Denied { text: Some(text.into()), ..failure.into() }
 }
 
 /// The same for accounts that are there and for others.
@@ -356,6 +356,9 @@ impl Server {
         self.unauthed.left(session);
         self.throttle.succeeded(&jid, session.address());
         if let Some(found) = &standing.found {
+            if found.client.frozen.is_some() {
+                self.registry.set_frozen(session, true);
+            }
             self.note_use(found, Some((session.address(), mechanism)));
         }
         session.touch(now);
@@ -561,6 +564,9 @@ impl Server {
                 }
                 None => self.new_client(identity, resource, now, from).await?,
             };
+            if client.frozen.is_some() {
+                self.registry.set_frozen(session, true);
+            }
             client.was_seen(now, from, &self.config.clients);
             self.bound_by_client(identity, &client);
             let _ = identity.client.set(client.handle());
@@ -593,7 +599,7 @@ impl Server {
         let mut live = identity.live.lock();
         live.expires = client.stays_until(identity.token, &live.policy);
         if waits && identity.token.is_none() {
-            live.most = live.most.min(Role::User);
+            live.most = live.most.min(Role::Restricted);
             live.role = live.role.min(live.most);
         }
     }
@@ -602,9 +608,7 @@ impl Server {
     fn note_visit(&self, client: &Client, now: Millis, from: Option<(IpAddr, Mechanism)>) {
         let granule = self.config.clients.last_use.get().unwrap_or(0);
         let fresh = client.seen.is_some_and(|seen| now.seconds_since(seen) < granule);
-        let moved = from.is_some_and(|(address, mechanism)| {
-            client.address != Some(address) || !client.mechanisms.contains_key(mechanism.as_str())
-        });
+        let moved = from.is_some_and(|from| !client.has_come(from));
         if fresh && !moved {
             return;
         }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     Server,
+    client::book,
     clock::Millis,
     config::{Privacy, Span},
     history,
@@ -99,7 +100,7 @@ pub struct Aging {
 }
 
 /// All tables of accounts with rows that grow old.
-pub(crate) const AGED: &[&Aging] = &[&history::AGING];
+pub(crate) const AGED: &[&Aging] = &[&history::AGING, &book::AGING];
 
 /// Rows that are read, and accounts that are looked at, in one step.
 const ROWS: usize = 500;

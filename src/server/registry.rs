@@ -298,6 +298,22 @@ impl Registry {
         });
     }
 
+    /// Locks a session, or unlocks it: nothing is read from it, and what it is sent waits. False: it
+    /// is so already, or has ended.
+    pub(crate) fn set_frozen(&self, session: &Session, frozen: bool) -> bool {
+        let mut changed = false;
+        self.change(session, |flags| {
+            let wanted =
+                if frozen { flags.0 | Flags::FROZEN.0 } else { flags.0 & !Flags::FROZEN.0 };
+            changed = !flags.has(Flags::ENDING) && wanted != flags.0;
+            if changed { Flags(wanted) } else { flags }
+        });
+        if changed {
+            session.mailbox.wake();
+        }
+        changed
+    }
+
     /// Marks a session as ending: true for exactly one caller, who sees it through. From now on it
     /// is not found by any address; it stays visible by its id until it is settled.
     pub(crate) fn mark_ending(&self, session: &Arc<Session>) -> bool {

@@ -78,6 +78,8 @@ impl Flags {
     pub const INTERESTED: Self = Self(8);
     /// Is being ended: nothing is routed to or from it any more.
     pub const ENDING: Self = Self(16);
+    /// Is locked: it is not read from, and what it is sent waits.
+    pub const FROZEN: Self = Self(32);
 
     /// Whether all of `other` are set.
     #[must_use]

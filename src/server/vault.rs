@@ -352,7 +352,7 @@ impl Server {
             TokenRecord {
                 id,
                 key,
-                mac: STANDARD.encode(wire::token::mac(server_key, id, &secret)),
+                mac: STANDARD.encode(wire::token::mac(&server_key, id, &secret)),
                 created: now,
                 created_by: mint.by.clone(),
                 expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
@@ -467,7 +467,7 @@ impl Server {
 
         let key = self.keys.get(record.key).ok_or(TokenDenied::Unknown)?;
         let mac = STANDARD.decode(&record.mac).map_err(|_| TokenDenied::Unknown)?;
-        if !wire::token::verify(key, token.id, &token.secret, &mac) {
+        if !wire::token::verify(&key, token.id, &token.secret, &mac) {
             return Err(TokenDenied::Unknown);
         }
         if let Some(Refused::Blocked(until)) = client.refused(self.clock.now()) {
@@ -507,7 +507,7 @@ impl Server {
     /// older key, that key can go.
     fn key_anew(&self, found: &Found, token: &Token) {
         let (key, server_key) = self.keys.current();
-        let mac = STANDARD.encode(wire::token::mac(server_key, token.id, &token.secret));
+        let mac = STANDARD.encode(wire::token::mac(&server_key, token.id, &token.secret));
         let id = token.id;
         self.note_client(found.client.account, found.client.sid, move |client| {
             let Some((_, token)) = client.token_mut(id) else { return false };
@@ -515,6 +515,29 @@ impl Server {
             token.mac.clone_from(&mac);
             true
         });
+    }
+
+    /// How many tokens that are not over hang on each server key.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn tokens_by_key(&self) -> Result<std::collections::BTreeMap<u32, u64>, StoreError> {
+        let mut counts = std::collections::BTreeMap::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.accounts(after.as_deref(), 500).await?;
+            let Some(last) = page.last() else { return Ok(counts) };
+            after = Some(last.jid.clone());
+            for account in &page {
+                let (policy, epochs) = (self.policy_of(account), self.epochs_of(account).await?);
+                let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+                for Found { client, grant, token } in self.tokens_of(account).await? {
+                    if client.token_over(&grant, &token, account, &check).is_none() {
+                        *counts.entry(token.key).or_default() += 1;
+                    }
+                }
+            }
+        }
     }
 
     /// Somebody has used a token that its owner has replaced: one of the two has stolen it, and nobody
@@ -558,10 +581,7 @@ impl Server {
         let granule = found.token.inactive.map_or(granule, |inactive| granule.min(inactive / 10));
         let fresh = found.token.used.is_some_and(|last| now.seconds_since(last) < granule);
         let first = found.token.used.is_none();
-        let moved = from.is_some_and(|(address, mechanism)| {
-            found.client.address != Some(address)
-                || !found.client.mechanisms.contains_key(mechanism.as_str())
-        });
+        let moved = from.is_some_and(|from| !found.client.has_come(from));
         if fresh && !moved {
             return;
         }
@@ -721,6 +741,41 @@ impl Server {
         let mut sessions = self.registry.of(&client.jid);
         sessions.retain(|session| session.identity().is_some_and(|me| me.grant == Some(id)));
         self.end_revoked(&sessions, Reason::Revoked, actor, reason);
+        Ok(Some((client, sessions)))
+    }
+
+    /// Ends a client with all its grants and tokens, durably, and only then its sessions, and no
+    /// others; they are returned, marked dead. With a block, it is refused from now on whatever it
+    /// proves. `None`: there is no such client.
+    ///
+    /// # Errors
+    /// When storage fails: nothing has changed then.
+    pub async fn end_client_of(
+        self: &Arc<Self>,
+        account: crate::id::AccountId,
+        sid: u64,
+        why: Over,
+        block: Option<crate::client::Block>,
+        actor: &Actor,
+        reason: Option<String>,
+    ) -> Result<Option<(Client, Few)>, StoreError> {
+        let tombstone = Tombstone::new(self.clock.now(), why, actor, reason.clone());
+        let ended = if block.is_some() { Reason::Blocked } else { Reason::Revoked };
+        let changed = self.change_client(account, sid, |client| {
+            let before = client.over.is_some() && block.is_none();
+            client.end(&tombstone);
+            if block.is_some() {
+                client.block.clone_from(&block);
+            }
+            !before
+        });
+        let Some(client) = changed.await? else { return Ok(None) };
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        let mut sessions = self.registry.of(&client.jid);
+        sessions.retain(|session| {
+            session.identity().and_then(|me| me.client()).is_some_and(|c| c.is(&client))
+        });
+        self.end_revoked(&sessions, ended, actor, reason);
         Ok(Some((client, sessions)))
     }
 

@@ -13,8 +13,10 @@ use crate::{ns, xml::Xml};
 pub struct StreamError {
     /// The defined condition.
     pub condition: StreamCondition,
-    /// Text for people, in English.
+    /// Text for people.
     pub text: Option<Cow<'static, str>>,
+    /// The language of the text (RFC 5646).
+    pub lang: &'static str,
     /// An application-specific condition: one complete, self-contained element.
     pub app: Option<Bytes>,
 }
@@ -22,7 +24,7 @@ pub struct StreamError {
 impl StreamError {
     /// An error with nothing but its condition.
     pub const fn new(condition: StreamCondition) -> Self {
-        Self { condition, text: None, app: None }
+        Self { condition, text: None, lang: "en", app: None }
     }
 
     /// Adds a text for people.
@@ -42,7 +44,7 @@ impl StreamError {
         let mut xml = Xml::new();
         xml.open("stream:error").open(self.condition.as_str()).ns(ns::XML_STREAMS).close();
         if let Some(text) = &self.text {
-            xml.open("text").ns(ns::XML_STREAMS).attr("xml:lang", "en").text(text).close();
+            xml.open("text").ns(ns::XML_STREAMS).attr("xml:lang", self.lang).text(text).close();
         }
         if let Some(app) = &self.app {
             xml.raw(app);

@@ -76,7 +76,6 @@ REVOKED = "not-authorized"
 DISABLED = "not-authorized"
 DELETED = "not-authorized"
 PASSWORD_CHANGED = "reset"
-ROLE_CHANGED = "reset"
 REPLACED = "conflict"
 SHUTDOWN = "system-shutdown"
 

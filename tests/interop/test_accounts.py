@@ -92,7 +92,8 @@ async def test_roles_are_set_and_shown(usher, clients, kind):
     client = await clients(kind, jid, password).online()
     await usher.ok("user", "role", jid, "operator")
     assert (await usher.json("user", "show", jid))[contract.USER_ROLE] == "operator"
-    await told(client, contract.ROLE_CHANGED)
+    # Its session has the new role at once, and stays.
+    assert (await usher.json("session", "show", jid))["role"] == "operator"
 
 
 @pytest.mark.parametrize("by_stdin", [False, True], ids=["file", "stdin"])

@@ -17,8 +17,9 @@ use server::{
     command::{self, Caller, Reply},
     config::{Config, Conflict, Span},
     end::{End, Reason},
+    history,
     keyring::KeyRing,
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, Table},
+    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
     vault::Mint,
 };
 use wire::{Mechanism, Secret};
@@ -271,10 +272,11 @@ async fn a_token_that_was_minted_for_nobody_is_named_in_the_audit() {
     assert!(audit[0].outcome.contains(&record.token.id.to_string()), "{audit:?}");
 }
 
-/// Counts what is read.
+/// Counts what is read, and takes nothing as often as it is told to.
 struct Counting {
     store: SharedStore,
     reads: Arc<AtomicUsize>,
+    refuse: Arc<AtomicUsize>,
 }
 
 impl Store for Counting {
@@ -293,6 +295,12 @@ impl Store for Counting {
     }
 
     fn commit(&self, batch: Batch) -> Fetch<()> {
+        let left = self
+            .refuse
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() {
+            return Box::pin(async { Err(StoreError::Unavailable("the disk is full".into())) });
+        }
         self.store.commit(batch)
     }
 
@@ -308,7 +316,8 @@ impl Store for Counting {
 #[tokio::test]
 async fn a_made_up_token_tells_nobody_whether_its_account_is_there() {
     let reads = Arc::new(AtomicUsize::new(0));
-    let store = Arc::new(Counting { store: store::memory(), reads: reads.clone() });
+    let refuse = Arc::new(AtomicUsize::new(0));
+    let store = Arc::new(Counting { store: store::memory(), reads: reads.clone(), refuse });
     let mut config = Config::default();
     config.auth.scram_iterations = 2;
     let clock = Clock::manual(START);
@@ -327,4 +336,19 @@ async fn a_made_up_token_tells_nobody_whether_its_account_is_there() {
         costs.push((denied.failure, reads.load(Ordering::SeqCst)));
     }
     assert_eq!(costs[0], costs[1]);
+}
+
+#[tokio::test]
+async fn lj_24_a_login_that_the_disk_did_not_take_is_written_once_it_does() {
+    let (reads, refuse) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let store = Arc::new(Counting { store: store::memory(), reads, refuse: refuse.clone() });
+    let world = World::start_on(store, Clock::manual(START), plugins::ALL, |_| {}).await;
+    let account = world.account("alice").await;
+    refuse.store(1, Ordering::SeqCst);
+    // The login does not wait for it.
+    let session = tended(&world.server);
+    assert!(enter(&world.server, &session, "alice@localhost").await);
+    assert!(world.server.history_written(Duration::from_secs(20)).await);
+    assert_eq!(refuse.load(Ordering::SeqCst), 0, "it was refused once");
+    assert_eq!(world.server.store.count(&history::LOGIN, account.id.0).await, Ok(1));
 }

@@ -9,7 +9,7 @@ use server::{
     command::{self, Reply},
     config::Span,
     end::{End, Reason},
-    history::{LAST_SEEN, LOGIN, LOGIN_TIME, LoginRecord, Query, Seen},
+    history::{LAST_SEEN, LOGIN, LOGIN_REFUSED, LOGIN_TIME, LoginRecord, Query, Seen},
     store::{Range, Row, SERVER, Table},
 };
 use wire::{Hash, Mechanism, SaslFailure, Secret};
@@ -19,8 +19,10 @@ use crate::{
     world::{PASSWORD, ParseJid, START, World, admin, assert_eventually, enter, tended},
 };
 
+/// In milliseconds.
 pub const DAY: u64 = 86_400_000;
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+/// How long something that has to happen may take.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// The rows of a command.
 pub async fn rows(server: &Arc<Server>, name: &str, args: Value) -> Vec<Value> {
@@ -39,29 +41,33 @@ pub async fn rows(server: &Arc<Server>, name: &str, args: Value) -> Vec<Value> {
 }
 
 /// All rows of a table of an account, when all that was noted is written.
-async fn stored(server: &Arc<Server>, table: &'static Table, owner: u64) -> Vec<Row> {
+pub async fn stored(server: &Arc<Server>, table: &'static Table, owner: u64) -> Vec<Row> {
     assert!(server.history_written(PATIENCE).await, "it is written");
     server.store.rows(table, owner, Range::all()).await.expect("can be read")
 }
 
 async fn count(server: &Arc<Server>, owner: u64) -> usize {
-    let rows = stored(server, &LOGIN, owner).await.len();
+    let rows = stored(server, &LOGIN, owner).await;
     let index = stored(server, &LOGIN_TIME, SERVER).await;
     let of = |row: &&Row| {
         let place: Value = serde_json::from_slice(&row.value).expect("JSON");
         place["account"] == owner
     };
-    assert_eq!(index.iter().filter(of).count(), rows, "each row is in the index");
-    rows
+    assert_eq!(index.iter().filter(of).count(), rows.len(), "each row is in the index");
+    let refused = stored(server, &LOGIN_REFUSED, SERVER).await;
+    let failed = |row: &&Row| String::from_utf8_lossy(&row.value).contains("refused");
+    let in_index = refused.iter().filter(of).count();
+    assert_eq!(in_index, rows.iter().filter(failed).count(), "and each refused one again");
+    rows.len()
 }
 
-async fn login(server: &Arc<Server>, jid: &str) -> Arc<Session> {
+pub async fn login(server: &Arc<Server>, jid: &str) -> Arc<Session> {
     let session = tended(server);
     assert!(enter(server, &session, jid).await, "{jid} is let in");
     session
 }
 
-async fn login_and_out(server: &Arc<Server>, jid: &str) {
+pub async fn login_and_out(server: &Arc<Server>, jid: &str) {
     let session = login(server, jid).await;
     server.end(&session, End::peer(Reason::Closed));
     assert!(server.settled(&session).await);
@@ -507,59 +513,4 @@ async fn lj_24_ends_that_meet_a_login_under_way_are_written_too() {
         let record: LoginRecord = serde_json::from_slice(&row.value).expect("a record");
         assert!(record.end.is_some(), "{record:?}");
     }
-}
-
-#[tokio::test]
-async fn ro_32_an_account_that_was_not_used_for_180_days_may_not_log_in() {
-    let world = World::start(|config| config.auth.dormant = Span::days(180)).await;
-    world.account("alice").await;
-    let server = &world.server;
-    drop(world.client("alice").await);
-    world.empty().await;
-    world.clock.advance(179 * DAY);
-    drop(world.client("alice").await);
-    world.empty().await;
-    assert!(server.history_written(PATIENCE).await);
-    world.clock.advance(181 * DAY);
-
-    let mut wrong = world.connect().await;
-    let refused = wrong.try_login("alice", "wrong").await.expect_err("is wrong");
-    assert!(refused.contains("not-authorized"), "a stranger learns nothing: {refused}");
-    let mut late = world.connect().await;
-    let refused = late.try_login("alice", PASSWORD).await.expect_err("is dormant");
-    assert!(refused.contains("account-disabled"), "{refused}");
-    let failed = rows(server, "last", json!({ "failed": true, "limit": "1" })).await;
-    assert_eq!(failed[0]["reason"], "dormant");
-
-    let enabled = rows(server, "user enable", json!({ "jid": "alice@localhost" })).await;
-    assert!(enabled.is_empty());
-    world.client("alice").await;
-}
-
-#[tokio::test]
-async fn ro_32_whoever_is_here_or_new_or_of_unknown_age_is_not_dormant() {
-    let store = store::memory();
-    let (clock, change) = (Clock::manual(START), |_: &mut server::config::Config| {});
-    let world = World::start_on(store.clone(), clock.clone(), plugins::ALL, change).await;
-    for name in ["alice", "old"] {
-        world.account(name).await;
-    }
-    clock.advance(400 * DAY);
-    // The rule is new: nobody knows when `old` was here last.
-    let world = World::start_on(store, clock, plugins::ALL, |config| {
-        config.auth.dormant = Span::days(180);
-    })
-    .await;
-    let first = login(&world.server, "alice@localhost").await;
-    world.clock.advance(100 * DAY);
-    login_and_out(&world.server, "old@localhost").await;
-    world.account("new").await;
-    world.clock.advance(179 * DAY);
-    login_and_out(&world.server, "new@localhost").await;
-    // 279 days after its login, but it is still there; and once it has gone, it was there till then.
-    login_and_out(&world.server, "alice@localhost").await;
-    world.server.end(&first, End::peer(Reason::Closed));
-    assert!(world.server.history_written(PATIENCE).await);
-    world.clock.advance(179 * DAY);
-    login_and_out(&world.server, "alice@localhost").await;
 }

@@ -20,6 +20,8 @@ mod crash;
 mod deadlines;
 mod dialogue;
 mod docs;
+mod dormant;
+mod ending;
 mod ends;
 mod faults;
 mod history;

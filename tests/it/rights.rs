@@ -126,7 +126,10 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         }
         "who" => json!({ "pattern": jid }),
         "session show" => json!({ "session": jid }),
-        "session end" => json!({ "selector": [jid], "reason": "test" }),
+        "session end" | "session freeze" | "session unfreeze" => {
+            json!({ "selector": [jid], "reason": "test" })
+        }
+        "keys retire" => json!({ "key": "1" }),
         "token revoke" => {
             let (record, _) = world.server.mint(target, mint(Role::Restricted)).await.expect("is");
             json!({ "token": record.token.id.to_string(), "reason": "test" })
@@ -136,6 +139,8 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
             json!({ "token": record.token.id.to_string() })
         }
         "audit list" => json!({ "jid": jid }),
+        "job pause" | "job resume" | "job abort" => json!({ "job": "1" }),
+        "schedule cancel" => json!({ "id": "1" }),
         "backup" => json!({ "file": "/nonexistent/usher.db" }),
         _ => json!({}),
     }
@@ -192,7 +197,14 @@ async fn iv_03_every_command_with_every_role_on_others_and_on_the_own_account() 
 
                 let right = world.server.config.roles.rights(role).has(command.right);
                 let names_one = command.arg("jid").is_some()
-                    || matches!(name, "session show" | "session end" | "epoch raise")
+                    || matches!(
+                        name,
+                        "session show"
+                            | "session end"
+                            | "session freeze"
+                            | "session unfreeze"
+                            | "epoch raise"
+                    )
                     || by_id(name);
                 // What is not below the own role may be touched only if it is the own account.
                 let below = own || !command.mutates || role > Role::Restricted;
@@ -330,8 +342,9 @@ async fn of_1734_a_demoted_admin_has_lost_its_rights_at_the_next_command() {
     world.server.set_standing(&jid, standing, Actor::Server).await.expect("is there");
     while replies.try_recv().is_ok() {}
     world.server.end(&seen, End::new(Reason::Kicked));
-    match replies.recv().await {
-        Some(Reply::Failed(error)) => assert!(error.forbidden, "{error:?}"),
+    let patience = std::time::Duration::from_secs(5);
+    match tokio::time::timeout(patience, replies.recv()).await {
+        Ok(Some(Reply::Failed(error))) => assert!(error.forbidden, "{error:?}"),
         other => panic!("{other:?}"),
     }
     watch.await.expect("does not panic");
@@ -383,10 +396,14 @@ async fn lj_27_who_may_not_see_addresses_sees_none_in_any_command() {
                 let text = row.to_string();
                 assert!(!text.contains("127.0.0."), "{}: {text}", command.name);
             }
-            let told = ["\"address\":\"127", "\"bound_to\":\"127"];
-            let shown = Value::from(shown).to_string();
-            if !rows.is_empty() && told.iter().any(|told| shown.contains(told)) {
-                assert!(Value::from(rows).to_string().contains(MASK), "{}", command.name);
+            // Of the audit, who may not read it is shown no arguments at all.
+            let masked = !rows.is_empty() && command.name != "audit list";
+            if masked && Value::from(shown).to_string().contains("127.0.0.") {
+                assert!(
+                    Value::from(rows.clone()).to_string().contains(MASK),
+                    "{}: {rows:?}",
+                    command.name
+                );
             }
         }
     }

@@ -11,7 +11,8 @@ use crate::{
     clock::Millis,
     config::Clients,
     id::{AccountId, ClientId, GrantId},
-    store::{Batch, Owner, Range, SERVER, StoreError, Table},
+    privacy::Aging,
+    store::{Batch, Owner, Range, Row, SERVER, StoreError, Table},
     vault::{Grant, TokenRecord},
 };
 
@@ -27,6 +28,20 @@ pub static CLIENT_COUNTS: Table =
 /// Whose a client, grant or token is, by its id.
 pub static HANDLES: Table =
     Table { name: "handle", about: "ids of clients, grants and tokens to account and number" };
+
+/// How [`CLIENTS`] grows old.
+pub(crate) static AGING: Aging = Aging { table: &CLIENTS, change: age };
+
+fn age(server: &Server, owner: Owner, row: &Row, now: Millis) -> Option<Batch> {
+    let Ok(client) = Client::decode(&row.value) else {
+        tracing::warn!(event = "client-unreadable", account = owner);
+        return None;
+    };
+    let before = (client.address.clone(), client.software.clone());
+    let aged = client.aged(now, &server.config.privacy);
+    let changed = before != (aged.address.clone(), aged.software.clone());
+    changed.then(|| Batch::new().put(&CLIENTS, owner, row.key.clone(), aged.encode()))
+}
 
 const COUNT: &[u8] = b"sid";
 

@@ -290,7 +290,7 @@ fn whereabouts(
     let address = match here {
         Some(session) => Some(session.address().to_string()),
         None => {
-            client.address.and_then(|address| privacy::address(&address.to_string(), age, ladder))
+            client.address.as_deref().and_then(|address| privacy::address(address, age, ladder))
         }
     };
     let said = here.and_then(|session| session.software()).map(|software| software.to_string());

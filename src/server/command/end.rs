@@ -1,259 +1,659 @@
-//! `usher session end`: which sessions are meant, which of them the caller may end, and their end.
+//! `usher session end`: the end of sessions, in levels, now or later, at once or at a pace.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
+    sync::atomic::Ordering,
 };
 
-use serde_json::Value;
-use wire::{Jid, TokenId};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use wire::Jid;
 
 use super::{
-    Call, CommandError, Done, row,
-    session::{account_of, may_see, plural, select_jid},
-    user::unknown,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
+    select::{self, Selected, each_once, may_touch, select, withhold},
+    session::{account_of, plural},
 };
 use crate::{
     Session,
-    account::Role,
+    change::Standing,
+    client::{Block, Check, Client, Over, Tombstone, WayBack, book::Handle},
+    clock::Millis,
+    config::Span,
     end::{End, Level, Outcome, Reason},
     id::{AccountId, SessionId},
+    pace::Pace,
     rights::Right,
 };
 
-/// All sessions that any of the selectors means, each once, as far as the caller may see them.
-async fn select(call: &Call) -> Result<Vec<Arc<Session>>, CommandError> {
-    let registry = &call.server.registry;
-    let mut found: Vec<Arc<Session>> = Vec::new();
-    let mut selectors = 0;
-    for text in call.many("selector") {
-        selectors += 1;
-        let jid = Jid::parse(text)
-            .map_err(|why| CommandError::usage(format!("`{text}` is not a JID: {why}")))?;
-        // Who is at the socket is told that nothing matches; an account, that nobody is there.
-        if call.account(&jid).await?.is_none() && call.caller.account().is_some() {
-            return Err(unknown(&jid));
-        }
-        found.extend(select_jid(call, &jid));
-    }
-    if let Some(id) = call.value::<SessionId>("id") {
-        selectors += 1;
-        found.extend(registry.get(id));
-    }
-    if let Some(token) = call.value::<TokenId>("token") {
-        selectors += 1;
-        found.extend(registry.with_token(token));
-    }
-    if let Some(network) = call.network("ip") {
-        selectors += 1;
-        if call.confined().is_none() {
-            // Who is found by an address is seen to have it.
-            call.need(Right::ListIp)?;
-        }
-        if network.prefix_len() == network.max_prefix_len() {
-            found.extend(registry.at(network.addr()));
-        } else {
-            found.extend(registry.all().filter(|session| network.contains(&session.address())));
-        }
-    }
-    if call.flag("all") {
-        selectors += 1;
-        found.extend(registry.all());
-    }
-    if selectors == 0 {
-        return Err(CommandError::usage("it is not said which sessions")
-            .hint("name a JID, `--id`, `--token`, `--ip` or `--all`"));
-    }
-    found.retain(|session| may_see(call, session));
-    each_once(&mut found);
-    Ok(found)
+macro_rules! options {
+    ($($name:ident $word:literal $form:ident $kind:expr, $about:literal;)*) => {
+        $(const $name: Arg =
+            Arg { name: $word, about: $about, form: Form::$form, kind: $kind };)*
+    };
 }
 
-/// Takes away the sessions that the caller may not end at this level, and gives them, with why not
-/// the first of them.
-async fn withhold(
-    call: &Call,
-    sessions: &mut Vec<Arc<Session>>,
-    level: Level,
-) -> Result<(Vec<Arc<Session>>, Option<CommandError>), CommandError> {
-    let mut verdicts: BTreeMap<Option<AccountId>, Option<CommandError>> = BTreeMap::new();
-    for session in sessions.iter() {
-        call.note_session(session);
-        let account = account_of(session);
-        if call.caller.account().is_none() || verdicts.contains_key(&account) {
-            continue;
-        }
-        let verdict = match session.identity() {
-            Some(me) => may_end(call, me.account, &me.jid, level).await?,
-            // Nobody's yet: who may end those of others may end it.
-            None => call.need(Right::End).err(),
-        };
-        verdicts.insert(account, verdict);
-    }
-    let refused =
-        |session: &Arc<Session>| verdicts.get(&account_of(session)).is_some_and(Option::is_some);
-    let withheld: Vec<_> = sessions.iter().filter(|session| refused(session)).cloned().collect();
-    sessions.retain(|session| !refused(session));
-    let why = withheld.first().and_then(|session| verdicts.get(&account_of(session)).cloned()?);
-    Ok((withheld, why))
+options! {
+    REASON "reason" Option ValueKind::Text, "Words for the peers";
+    LEVEL "level" Option ValueKind::Choice(Level::NAMES),
+        "How far it goes: `kick`, `end` (if not said), `revoke`, `block` or `disable`";
+    FOR "for" Option ValueKind::Span, "With `--level block`: for how long; for ever if not said";
+    HOLD "hold-off" Option ValueKind::Span,
+        "They may not come back before this long has passed: the account, if its bare JID is named, \
+         else the clients";
+    RATE "rate" Option ValueKind::Number,
+        "So many a second, instead of all at once; `usher job` holds it or calls it off";
+    IN "in" Option ValueKind::Span, "Not now, but when this long has passed";
+    AT "at" Option ValueKind::Time, "Not now, but at this time";
+    DRY "dry-run" Flag ValueKind::Text, "Only show which sessions would end, and their hash";
+    IF_HASH "if-hash" Option ValueKind::Text,
+        "Only if the sessions are still those that a dry run gave this hash for";
 }
 
-/// Why the caller may not end what is of this account at this level, if so.
-async fn may_end(
-    call: &Call,
-    account: AccountId,
-    jid: &Jid,
-    level: Level,
-) -> Result<Option<CommandError>, CommandError> {
-    let owner = call.server.account(jid.as_str()).await?.filter(|owner| owner.id == account);
-    // One that is being deleted is nobody's any more.
-    let role = owner.map_or(Role::Restricted, |owner| owner.role);
-    let rights: &[Right] =
-        if level == Level::Revoke { &[Right::End, Right::Revoke] } else { &[Right::End] };
-    let act = |right: &Right| call.may_act(account, jid.as_str(), role, *right).err();
-    Ok(rights.iter().find_map(act))
-}
+/// The commands.
+pub const COMMANDS: &[Command] = &[Command {
+    name: "session end",
+    about: "End sessions, and say what became of each once it is really gone",
+    details: "A bare JID ends all sessions of the account, a full JID that one. What names sessions \
+              adds to each other; what describes them narrows that, or everything. `kick` closes \
+              the stream only, `end` also takes away whatever could resume it, `revoke` also \
+              ends their clients with all grants and tokens (only the grant or token, if that is \
+              what was named), `block` also refuses those clients whatever they prove, `disable` \
+              keeps their accounts from logging in. Credentials go first, connections last. The \
+              answer names the ways back that are left.",
+    args: &[
+        select::SELECTOR,
+        select::ID,
+        select::CLIENT,
+        select::SID,
+        select::GRANT,
+        select::TOKEN,
+        select::IP,
+        select::SOFTWARE,
+        select::MECHANISM,
+        select::AT_STAGE,
+        select::OLDER,
+        select::IDLE,
+        select::EXCEPT,
+        select::OTHERS,
+        select::ALL,
+        REASON,
+        LEVEL,
+        FOR,
+        HOLD,
+        RATE,
+        IN,
+        AT,
+        DRY,
+        IF_HASH,
+    ],
+    mutates: true,
+    right: Right::End,
+    scope: Scope::Own,
+    fresh: false,
+    shape: Shape::Outcome(&["id", "jid", "outcome", "ways_back"]),
+    run: |call| Box::pin(end(call)),
+}];
 
-pub(super) async fn end(call: Call) -> Result<Done, CommandError> {
-    let mut sessions = select(&call).await?;
-    let level = call.text("level");
-    let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
-    let level = level.unwrap_or(Level::End);
-    let (withheld, refused) = withhold(&call, &mut sessions, level).await?;
+/// Commands that lock sessions instead of ending them.
+pub const FREEZE: &[Command] = &[
+    Command {
+        name: "session freeze",
+        about: "Lock sessions, and whatever their clients open, until they are unfrozen",
+        details: "Nothing is read from a frozen session, and what it is sent waits, within \
+                  `limits.mailbox_bytes`. It stays where it is, and nothing is lost; contacts see no \
+                  change. It can still be ended.",
+        args: SELECTORS,
+        mutates: true,
+        right: Right::Block,
+        scope: Scope::Own,
+        fresh: true,
+        shape: Shape::Outcome(&["id", "jid", "outcome"]),
+        run: |call| Box::pin(freeze(call, true)),
+    },
+    Command {
+        name: "session unfreeze",
+        about: "Unlock sessions that were frozen, and their clients",
+        details: "",
+        args: SELECTORS,
+        mutates: true,
+        right: Right::Block,
+        scope: Scope::Own,
+        fresh: true,
+        shape: Shape::Outcome(&["id", "jid", "outcome"]),
+        run: |call| Box::pin(freeze(call, false)),
+    },
+];
+
+const SELECTORS: &[Arg] = &[
+    select::SELECTOR,
+    select::ID,
+    select::CLIENT,
+    select::SID,
+    select::GRANT,
+    select::TOKEN,
+    select::IP,
+    select::SOFTWARE,
+    select::MECHANISM,
+    select::AT_STAGE,
+    select::OLDER,
+    select::IDLE,
+    select::EXCEPT,
+    select::OTHERS,
+    select::ALL,
+    REASON,
+];
+
+/// Durable first: a client that comes back in between is as locked as its session.
+async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {
+    let Selected { mut sessions, named } = select(&call).await?;
+    let (withheld, refused) = withhold(&call, &mut sessions, &[Right::Block]).await?;
     if let Some(why) = refused.filter(|_| sessions.is_empty()) {
         return Err(why);
     }
-    let tokens = match level {
-        Level::Revoke => {
-            call.fresh()?;
-            tokens(&call, &sessions).await?
+    call.reasoned(sessions.iter().map(|session| account_of(session)))?;
+    let identities = sessions.iter().filter_map(|session| session.identity());
+    let mut clients: BTreeSet<(AccountId, u64)> =
+        identities.filter_map(|me| Some((me.account, me.client()?.sid))).collect();
+    if let Some((Handle::Client(_), client)) = &named {
+        let owner = Jid::parse(&client.jid).map_err(|why| CommandError::failed(why.to_string()))?;
+        if let Some(why) = may_touch(&call, client.account, &owner, &[Right::Block]).await? {
+            return Err(why);
         }
-        Level::Kick | Level::End => BTreeMap::new(),
-    };
-    // Whoever else has logged in with one of these tokens goes as well.
-    sessions.extend(tokens.keys().flat_map(|token| call.server.registry.with_token(*token)));
-    each_once(&mut sessions);
-    let dry = call.flag("dry-run");
-    if sessions.is_empty() && (dry || tokens.is_empty()) {
-        let count = if dry { "would_end" } else { "ended" };
-        let named = !dry && level == Level::Revoke && call.text("token").is_some();
-        let what = if named { "there is no such token" } else { "no session matches" };
-        return Ok(Done::nothing(what).with(count, 0));
+        call.note(client.account, &client.jid);
+        clients.insert((client.account, client.sid));
     }
-    let one = |session: &Session, outcome: Value| {
-        row! {
-            "id": session.id.to_string(),
-            "jid": session.jid().map(Jid::as_str),
-            "outcome": outcome,
+    let now = call.server.clock.now();
+    for (account, sid) in &clients {
+        let text = call.text("reason").map(str::to_owned);
+        let mark = Tombstone::new(now, Over::Frozen, &call.actor(Some(*account)), text);
+        let change = |client: &mut Client| {
+            let before = client.frozen.is_some();
+            client.frozen = frozen.then(|| mark.clone());
+            before != frozen
+        };
+        call.server.change_client(*account, *sid, change).await?;
+    }
+    let word = if frozen { "frozen" } else { "unfrozen" };
+    let mut changed = 0;
+    for session in &sessions {
+        let did = call.server.registry.set_frozen(session, frozen);
+        changed += usize::from(did);
+        let outcome = if did { word.to_owned() } else { format!("already-{word}") };
+        let _ = call.row(one(session, outcome.into(), None)).await;
+    }
+    for session in &withheld {
+        let _ = call.row(one(session, "forbidden".into(), None)).await;
+    }
+    if sessions.is_empty() && clients.is_empty() {
+        return Ok(Done::nothing("no session matches").with(word, 0));
+    }
+    Ok(Done::said(format!("{} {word}", plural(changed))).with(word, changed))
+}
+
+/// The rights that a level takes.
+fn rights(level: Level) -> &'static [Right] {
+    match level {
+        Level::Kick | Level::End => &[Right::End],
+        Level::Revoke => &[Right::End, Right::Revoke],
+        Level::Block => &[Right::End, Right::Revoke, Right::Block],
+        Level::Disable => &[Right::End, Right::User],
+    }
+}
+
+async fn end(call: Call) -> Result<Done, CommandError> {
+    let level = call.text("level");
+    let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
+    let level = level.unwrap_or(Level::End);
+    if level >= Level::Revoke {
+        call.fresh()?;
+    }
+    if call.text("for").is_some() && level != Level::Block {
+        return Err(CommandError::usage("`--for` is how long a block holds")
+            .hint("say `--level block`, or `--hold-off` for a short while"));
+    }
+    let Selected { mut sessions, named } = select(&call).await?;
+    let (withheld, refused) = withhold(&call, &mut sessions, rights(level)).await?;
+    if let Some(why) = refused.filter(|_| sessions.is_empty()) {
+        return Err(why);
+    }
+    if let Some((_, client)) = &named {
+        let owner = Jid::parse(&client.jid).map_err(|why| CommandError::failed(why.to_string()))?;
+        call.note(client.account, &client.jid);
+        if let Some(why) = may_touch(&call, client.account, &owner, rights(level)).await? {
+            return Err(why);
         }
-    };
+    }
+    if let Some(at) = later(&call)? {
+        return plan(&call, at, &sessions).await;
+    }
+    // What was named is taken away even if nobody is there with it.
+    let named = named.filter(|_| level >= Level::Revoke);
+    let targets = Targets::of(&call, level, &sessions, named).await?;
+    sessions.extend(targets.more(&call, level));
+    each_once(&mut sessions);
+    let hash = hash(level, &sessions);
+    if let Some(wanted) = call.text("if-hash").filter(|wanted| *wanted != hash) {
+        let message =
+            format!("these are not the sessions of `{wanted}` any more; nothing was done");
+        return Err(CommandError::failed(message).hint("look at another `--dry-run` first"));
+    }
+    let dry = call.flag("dry-run");
+    if sessions.is_empty() && (dry || targets.is_empty()) {
+        let what = match targets.gone {
+            true => "there is no such client, grant or token",
+            false => "no session matches",
+        };
+        return Ok(Done::nothing(what).with(if dry { "would_end" } else { "ended" }, 0));
+    }
     if dry {
         for session in &sessions {
-            call.row(one(session, "would-end".into())).await?;
+            call.row(one(session, "would-end".into(), None)).await?;
         }
         for session in &withheld {
-            call.row(one(session, "forbidden".into())).await?;
+            call.row(one(session, "forbidden".into(), None)).await?;
         }
-        let message = format!("{} would end; nothing was done", plural(sessions.len()));
-        return Ok(Done::said(message).with("would_end", sessions.len()));
+        let count = plural(sessions.len());
+        let message = format!("{count} would end; nothing was done; their hash is `{hash}`");
+        return Ok(Done::said(message).with("would_end", sessions.len()).with("hash", hash));
     }
     let touched = sessions.iter().map(|session| account_of(session));
-    call.reasoned(touched.chain(tokens.values().copied().map(Some)))?;
+    call.reasoned(touched.chain(targets.accounts().map(Some)))?;
+    carry_out(&call, level, sessions, withheld, &targets).await
+}
 
+/// When it is to happen, if not now.
+fn later(call: &Call) -> Result<Option<Millis>, CommandError> {
+    let now = call.server.clock.now();
+    let span = call.value::<Span>("in").and_then(Span::get).map(|span| now.plus_seconds(span));
+    let at = call.value::<jiff::Timestamp>("at");
+    let at = at.map(|at| Millis(u64::try_from(at.as_millisecond()).unwrap_or(0)));
+    if span.is_some() && at.is_some() {
+        return Err(CommandError::usage("`--in` and `--at` say the same thing")
+            .hint("leave one of them out"));
+    }
+    if call.text("if-hash").is_some() && (span.is_some() || at.is_some()) {
+        return Err(CommandError::usage("who will be there later is not known yet")
+            .hint("leave `--if-hash` out, or do it now"));
+    }
+    Ok(span.or(at))
+}
+
+async fn plan(call: &Call, at: Millis, now: &[Arc<Session>]) -> Result<Done, CommandError> {
+    if call.flag("dry-run") {
+        let message =
+            format!("{} would end if it were now; nothing was planned", plural(now.len()));
+        return Ok(Done::said(message).with("would_end", now.len()));
+    }
+    call.reasoned(now.iter().map(|session| account_of(session)))?;
+    let mut args = call.args.clone();
+    args.remove("in");
+    args.remove("at");
+    let planned = call.server.plan(at, "session end", args, &call.caller).await?;
+    let message = format!("planned as {} for {at}; `usher schedule list` shows it", planned.id);
+    Ok(Done::said(message).with("schedule", planned.id).with("at", at.to_string()))
+}
+
+/// What is taken away before the sessions end.
+struct Targets {
+    /// Clients that end with all they have.
+    clients: BTreeMap<(AccountId, u64), String>,
+    /// The one grant or token that ends without its client.
+    part: Option<(Handle, Client)>,
+    /// Accounts that are disabled.
+    disabled: BTreeMap<AccountId, Jid>,
+    /// Something was named that is not there.
+    gone: bool,
+}
+
+impl Targets {
+    async fn of(
+        call: &Call,
+        level: Level,
+        sessions: &[Arc<Session>],
+        named: Option<(Handle, Client)>,
+    ) -> Result<Self, CommandError> {
+        let said = ["client", "grant", "token"].into_iter().any(|name| call.text(name).is_some());
+        let mut targets = Self {
+            clients: BTreeMap::new(),
+            part: None,
+            disabled: BTreeMap::new(),
+            gone: said && named.is_none() && level >= Level::Revoke,
+        };
+        if level == Level::Disable {
+            for me in sessions.iter().filter_map(|session| session.identity()) {
+                targets.disabled.insert(me.account, me.jid.clone());
+            }
+        }
+        if !matches!(level, Level::Revoke | Level::Block) {
+            return Ok(targets);
+        }
+        // A block is of a client, whatever named it.
+        let whole = level == Level::Block;
+        let only = match named {
+            Some((Handle::Client(_), client)) => Some((client, true)),
+            Some((_, client)) if whole => Some((client, true)),
+            Some((handle, client)) => {
+                targets.part = Some((handle, client.clone()));
+                Some((client, false))
+            }
+            None => None,
+        };
+        if let Some((client, true)) = &only {
+            targets.clients.insert((client.account, client.sid), client.jid.clone());
+        }
+        let part = only.is_some_and(|(_, whole)| !whole);
+        for me in sessions.iter().filter_map(|session| session.identity()) {
+            if let Some(client) = me.client().filter(|_| !part) {
+                targets.clients.insert((me.account, client.sid), me.jid.as_str().to_owned());
+            }
+        }
+        Ok(targets)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.part.is_none() && self.disabled.is_empty()
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = AccountId> {
+        let clients = self.clients.keys().map(|(account, _)| *account);
+        clients.chain(self.part.iter().map(|(_, client)| client.account))
+    }
+
+    /// Whoever else goes with what is taken away.
+    fn more(&self, call: &Call, level: Level) -> Vec<Arc<Session>> {
+        let registry = &call.server.registry;
+        let mut more = Vec::new();
+        let jids: BTreeSet<&str> = self.clients.values().map(String::as_str).collect();
+        for jid in jids {
+            more.extend(registry.of(jid).into_iter().filter(|session| {
+                session.identity().is_some_and(|me| {
+                    me.client().is_some_and(|c| self.clients.contains_key(&(me.account, c.sid)))
+                })
+            }));
+        }
+        if level == Level::Disable {
+            more.extend(self.disabled.values().flat_map(|jid| registry.of(jid.as_str())));
+        }
+        more
+    }
+}
+
+/// The sessions and the level in a few letters: two that differ in any have others.
+fn hash(level: Level, sessions: &[Arc<Session>]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(level.as_str());
+    for session in sessions {
+        hash.update(session.id.0.to_be_bytes());
+    }
+    let text = data_encoding::BASE32_NOPAD.encode(&hash.finalize()[..10]);
+    text.to_ascii_lowercase()
+}
+
+fn one(session: &Session, outcome: Value, ways: Option<&[WayBack]>) -> Map<String, Value> {
+    row! {
+        "id": session.id.to_string(),
+        "jid": session.jid().map(Jid::as_str),
+        "client": session.identity().and_then(|me| me.client()).map(|c| c.id.to_string()),
+        "outcome": outcome,
+        "ways_back": ways,
+    }
+}
+
+async fn carry_out(
+    call: &Call,
+    level: Level,
+    mut sessions: Vec<Arc<Session>>,
+    withheld: Vec<Arc<Session>>,
+    targets: &Targets,
+) -> Result<Done, CommandError> {
     let text = call.text("reason").map(str::to_owned);
     // By whom they are ended: those that are ending already are not ended by this.
     let ending: HashSet<SessionId> =
         sessions.iter().filter(|session| !session.alive()).map(|session| session.id).collect();
+    hold_off(call, &sessions).await?;
     // Credentials first: all of them are dead before the first connection closes.
-    let mut revoked = 0;
-    for (token, owner) in tokens {
-        match call.server.revoke_token(token, &call.actor(Some(owner)), text.clone()).await {
-            Ok(None) => {}
-            Ok(Some((found, more))) => {
-                revoked += 1;
-                call.note(found.client.account, &found.client.jid);
-                sessions.extend(more);
-            }
-            Err(error) if revoked == 0 => return Err(error.into()),
-            Err(error) => {
-                let message = format!(
-                    "{error}, after {revoked} tokens were revoked; no session without one was ended"
-                );
-                return Err(CommandError::failed(message).hint("see the server's log; try again"));
-            }
+    let taken = take_away(call, level, targets, &text).await;
+    let revoked = match taken {
+        Ok(taken) => {
+            sessions.extend(taken.1);
+            taken.0
         }
-    }
+        Err((0, error)) => return Err(error),
+        Err((some, error)) => {
+            let message = format!(
+                "{}, after {some} credentials were taken away; no session without one was ended",
+                error.message
+            );
+            return Err(CommandError::failed(message).hint("see the server's log; try again"));
+        }
+    };
     each_once(&mut sessions);
     if sessions.is_empty() {
-        return Ok(match revoked {
-            0 => Done::nothing("there is no such token").with("ended", 0),
-            _ => Done::said("revoked the token, no session to end").with("ended", 0),
-        });
+        let message =
+            if revoked > 0 { "revoked, no session to end" } else { "it was over already" };
+        return Ok(Done::said(message).with("ended", 0));
     }
     let reason = match level {
         Level::Kick => Reason::Kicked,
         Level::End => Reason::Ended,
         Level::Revoke => Reason::Revoked,
+        Level::Block => Reason::Blocked,
+        Level::Disable => Reason::AccountDisabled,
     };
-    let ours = |session: &Arc<Session>| {
+    let request = |session: &Session| {
         let actor = call.actor(account_of(session));
-        let end = End { level, actor: actor.clone(), text: text.clone(), ..End::new(reason) };
+        End { level, actor, text: text.clone(), ..End::new(reason) }
+    };
+    let fates = match call.value::<u32>("rate").and_then(Pace::per_second) {
+        Some(pace) => at_pace(call, sessions, request, pace).await,
+        None => at_once(call, sessions, request, &ending).await,
+    };
+    report(call, &fates, &withheld).await
+}
+
+/// What became of one session; none: it was spared, because it was called off.
+type Fate = (Arc<Session>, Option<Outcome>);
+
+async fn at_once(
+    call: &Call,
+    sessions: Vec<Arc<Session>>,
+    request: impl Fn(&Session) -> End,
+    ending: &HashSet<SessionId>,
+) -> Vec<Fate> {
+    let ours = |session: &Arc<Session>| {
+        let end = request(session);
+        let (level, actor) = (end.level, end.actor.clone());
         call.server.end(session, end)
             || !ending.contains(&session.id)
                 && session.end_record().is_some_and(|record| {
-                    level == Level::Revoke && record.level == level && record.by == actor
+                    level >= Level::Revoke && record.level >= Level::Revoke && record.by == actor
                 })
     };
     // All are marked dead before the first is waited for.
     let ours: Vec<bool> = sessions.iter().map(ours).collect();
     call.server.all_settled(&sessions).await;
-    let mut ended = 0;
-    let mut lingering = 0;
-    for (session, ours) in sessions.iter().zip(ours) {
+    let fate = |(session, ours): (Arc<Session>, bool)| {
         let outcome = Outcome::of(session.settled(), ours);
-        ended += usize::from(outcome == Outcome::Ended);
-        lingering += usize::from(outcome == Outcome::Lingering);
-        let outcome = serde_json::to_value(outcome).unwrap_or_default();
-        // Whether or not somebody still listens, the rest is seen through.
-        let _ = call.row(one(session, outcome)).await;
+        (session, Some(outcome))
+    };
+    sessions.into_iter().zip(ours).map(fate).collect()
+}
+
+/// Goes on when nobody listens any more: it is the job, not its caller, that is called off.
+async fn at_pace(
+    call: &Call,
+    sessions: Vec<Arc<Session>>,
+    request: impl Fn(&Session) -> End,
+    pace: Pace,
+) -> Vec<Fate> {
+    let total = sessions.len() as u64;
+    let Some(end) = sessions.first().map(|session| request(session)) else { return Vec::new() };
+    let listed = call.server.begin("session end", call.caller.name(), total);
+    let (server, control, done) =
+        (call.server.clone(), listed.job.control.clone(), listed.job.done.clone());
+    let (told, mut tells) = tokio::sync::watch::channel(0u64);
+    let work = tokio::spawn(async move {
+        let _listed = listed;
+        let progress = |progress: crate::pace::Progress| {
+            done.store(progress.done as u64, Ordering::Relaxed);
+            told.send_replace(progress.done as u64);
+        };
+        server.end_paced(sessions, &end, pace, &control, progress).await
+    });
+    while tells.changed().await.is_ok() {
+        let now = *tells.borrow_and_update();
+        let _ = call.progress(now, total).await;
     }
-    for session in &withheld {
-        let _ = call.row(one(session, "forbidden".into())).await;
+    let fates = work.await.unwrap_or_default();
+    fates.into_iter().map(|fate| (fate.session, fate.outcome)).collect()
+}
+
+async fn report(
+    call: &Call,
+    fates: &[Fate],
+    withheld: &[Arc<Session>],
+) -> Result<Done, CommandError> {
+    let (mut ended, mut lingering, mut spared) = (0, 0, 0);
+    // Of very many, the ways back are too much to ask for.
+    let explain = fates.len() <= 1_000;
+    for (session, outcome) in fates {
+        ended += usize::from(*outcome == Some(Outcome::Ended));
+        lingering += usize::from(*outcome == Some(Outcome::Lingering));
+        spared += usize::from(outcome.is_none());
+        let word = match outcome {
+            Some(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
+            None => "spared".into(),
+        };
+        let ways = if explain { ways_back(call, session).await } else { None };
+        // Whether or not somebody still listens, the rest is seen through.
+        let _ = call.row(one(session, word, ways.as_deref())).await;
+    }
+    for session in withheld {
+        let _ = call.row(one(session, "forbidden".into(), None)).await;
     }
     let mut message = format!("{} ended", plural(ended));
     if lingering > 0 {
         message.push_str(&format!(", {lingering} are dead but their connections linger"));
     }
-    let done = |message| Done::said(message).with("ended", ended).with("lingering", lingering);
-    Ok(match withheld.len() {
-        0 => done(message),
-        some => done(format!("{message}, {some} forbidden")).with("forbidden", some),
-    })
-}
-
-/// The tokens that are revoked together with these sessions, and whose they are: theirs, and the one
-/// that was named.
-async fn tokens(
-    call: &Call,
-    sessions: &[Arc<Session>],
-) -> Result<BTreeMap<TokenId, AccountId>, CommandError> {
-    let theirs = sessions.iter().filter_map(|session| session.identity());
-    let theirs = theirs.filter_map(|identity| Some((identity.token?, identity.account)));
-    let mut tokens: BTreeMap<_, _> = theirs.collect();
-    let Some(named) = call.value::<TokenId>("token") else { return Ok(tokens) };
-    let found = call.server.find_token(named).await?.map(|found| found.client);
-    if let Some(record) = found.filter(|client| call.may_see(Some(client.account))) {
-        let owner = Jid::parse(&record.jid).map_err(|why| CommandError::failed(why.to_string()))?;
-        if let Some(why) = may_end(call, record.account, &owner, Level::Revoke).await? {
-            return Err(why);
-        }
-        call.note(record.account, &record.jid);
-        tokens.insert(named, record.account);
+    if spared > 0 {
+        message.push_str(&format!(", {spared} spared, because it was called off"));
     }
-    Ok(tokens)
+    if !withheld.is_empty() {
+        message.push_str(&format!(", {} forbidden", withheld.len()));
+    }
+    let done = Done::said(message).with("ended", ended).with("lingering", lingering);
+    let done = if spared > 0 { done.with("spared", spared) } else { done };
+    Ok(if withheld.is_empty() { done } else { done.with("forbidden", withheld.len()) })
 }
 
-fn each_once(sessions: &mut Vec<Arc<Session>>) {
-    sessions.sort_by_key(|session| session.id);
-    sessions.dedup_by_key(|session| session.id);
+/// How whoever had this session can come back; none if that is not known.
+async fn ways_back(call: &Call, session: &Session) -> Option<Vec<WayBack>> {
+    let (server, me) = (&call.server, session.identity()?);
+    let account = server.account(me.jid.as_str()).await.ok()?;
+    let Some(account) = account.filter(|account| account.id == me.account) else {
+        return Some(Vec::new());
+    };
+    let Some(client) = me.client() else {
+        return Some(if account.disabled { Vec::new() } else { vec![WayBack::Password] });
+    };
+    let client = server.client(me.account, client.sid).await.ok()??;
+    let (policy, epochs) = (server.policy_of(&account), server.epochs_of(&account).await.ok()?);
+    let check = Check { policy: &policy, epochs: &epochs, now: server.clock.now() };
+    Some(client.ways_back(&account, &check))
+}
+
+/// Keeps whoever is ended from coming back too soon.
+async fn hold_off(call: &Call, sessions: &[Arc<Session>]) -> Result<(), CommandError> {
+    let Some(span) = call.value::<Span>("hold-off").and_then(Span::get) else { return Ok(()) };
+    let until = call.server.clock.now().plus_seconds(span);
+    let bare: BTreeSet<Jid> =
+        call.many("selector").filter_map(|jid| Jid::parse(jid).ok()).filter(Jid::is_bare).collect();
+    let mut held = BTreeSet::new();
+    for me in sessions.iter().filter_map(|session| session.identity()) {
+        let client = me.client();
+        if bare.contains(&me.jid) {
+            if held.insert((me.account, None)) {
+                call.server.hold_account(&me.jid, Some(until)).await?;
+            }
+        } else if let Some(client) = client
+            && held.insert((me.account, Some(client.sid)))
+        {
+            let hold = |client: &mut Client| {
+                client.hold = Some(until);
+                true
+            };
+            call.server.change_client(me.account, client.sid, hold).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the credentials, durably. Gives how many, and the sessions that ended by that; or how
+/// many before something failed.
+async fn take_away(
+    call: &Call,
+    level: Level,
+    targets: &Targets,
+    text: &Option<String>,
+) -> Result<(usize, Vec<Arc<Session>>), (usize, CommandError)> {
+    let server = &call.server;
+    let mut taken = 0;
+    let mut ended: Vec<Arc<Session>> = Vec::new();
+    let now = server.clock.now();
+    for ((account, sid), jid) in &targets.clients {
+        call.note(*account, jid);
+        let actor = call.actor(Some(*account));
+        let block = (level == Level::Block).then(|| Block {
+            at: now,
+            until: call.value::<Span>("for").and_then(Span::get).map(|s| now.plus_seconds(s)),
+            by: actor.name().to_owned(),
+            text: text.clone(),
+        });
+        let over = server.end_client_of(*account, *sid, Over::Revoked, block, &actor, text.clone());
+        match over.await {
+            Ok(Some((_, sessions))) => {
+                taken += 1;
+                ended.extend(sessions);
+            }
+            Ok(None) => {}
+            Err(error) => return Err((taken, error.into())),
+        }
+    }
+    if let Some((handle, client)) = &targets.part {
+        let actor = call.actor(Some(client.account));
+        let over = match handle {
+            Handle::Token(id) => {
+                let revoked = server.revoke_token(*id, &actor, text.clone()).await;
+                revoked.map(|revoked| revoked.map(|(_, sessions)| sessions))
+            }
+            Handle::Grant(id) => {
+                let over = server.end_grant(*id, Over::Revoked, &actor, text.clone()).await;
+                over.map(|over| over.map(|(_, sessions)| sessions))
+            }
+            Handle::Client(_) => Ok(None),
+        };
+        match over {
+            Ok(Some(sessions)) => {
+                taken += 1;
+                ended.extend(sessions);
+            }
+            Ok(None) => {}
+            Err(error) => return Err((taken, error.into())),
+        }
+    }
+    for (account, jid) in &targets.disabled {
+        call.note(*account, jid.as_str());
+        let sessions = server.registry.of(jid.as_str());
+        let actor = call.actor(Some(*account));
+        match server.set_standing(jid, Standing::Disabled, actor).await {
+            Ok(_) => {
+                taken += 1;
+                ended.extend(sessions);
+            }
+            Err(error) => return Err((taken, error.into())),
+        }
+    }
+    Ok((taken, ended))
 }

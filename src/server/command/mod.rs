@@ -8,8 +8,10 @@ mod client;
 mod end;
 mod grant;
 mod history;
+mod job;
 mod pattern;
 mod policy;
+mod select;
 mod server;
 mod session;
 mod token;
@@ -40,8 +42,20 @@ pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
-pub const CORE: &[&[Command]] =
-    &[USER, POLICY, SESSION, WHOAMI, HISTORY, CLIENT, GRANT, TOKEN, SERVER];
+pub const CORE: &[&[Command]] = &[
+    USER,
+    POLICY,
+    SESSION,
+    WHOAMI,
+    end::COMMANDS,
+    end::FREEZE,
+    job::COMMANDS,
+    HISTORY,
+    CLIENT,
+    GRANT,
+    TOKEN,
+    SERVER,
+];
 
 /// One command.
 #[derive(Debug)]
@@ -148,6 +162,8 @@ pub enum ValueKind {
     Secret,
     /// A session id.
     Session,
+    /// A point in time, as in `2026-11-24T18:00:00Z`.
+    Time,
     /// A length of time: `30d`.
     Span,
     /// Any text.
@@ -337,6 +353,10 @@ impl Arg {
             ValueKind::Session => {
                 text.parse::<SessionId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
             }
+            ValueKind::Time => text
+                .parse::<jiff::Timestamp>()
+                .map(|_| ())
+                .map_err(|_| format!("`{text}` is not a time such as `2026-11-24T18:00:00Z`")),
             ValueKind::Span => text.parse::<Span>().map(|_| ()).map_err(|why| why.to_string()),
             ValueKind::Token => text.parse::<TokenId>().map(|_| ()).map_err(|_| {
                 format!("`{text}` is not a token id, as `usher token list` shows them")

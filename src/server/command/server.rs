@@ -57,6 +57,57 @@ pub const COMMANDS: &[Command] = &[
         run: |call| Box::pin(backup(call)),
     },
     Command {
+        name: "keys list",
+        about: "List the server's keys, and how many tokens hang on each",
+        details: "",
+        args: &[],
+        mutates: false,
+        right: Right::Status,
+        scope: Scope::Others,
+        fresh: false,
+        shape: Shape::List(&["id", "state", "tokens"]),
+        run: |call| Box::pin(keys(call)),
+    },
+    Command {
+        name: "keys rotate",
+        about: "Make a new server key; each token moves to it when it is used",
+        details: "Nothing ends by it. Retire the older key once `usher keys list` shows no tokens on \
+                  it. Keep a copy of `server.key`, as before.",
+        args: &[],
+        mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(rotate_keys(call)),
+    },
+    Command {
+        name: "keys retire",
+        about: "Accept no token any more that hangs on this key",
+        details: "Their sessions end when they come back, not now; `usher epoch raise --server` ends \
+                  everything at once.",
+        args: &[
+            Arg {
+                name: "key",
+                about: "The key's number",
+                form: Form::Required,
+                kind: ValueKind::Number,
+            },
+            Arg {
+                name: "force",
+                about: "Even if tokens still hang on it",
+                form: Form::Flag,
+                kind: ValueKind::Text,
+            },
+        ],
+        mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(retire_key(call)),
+    },
+    Command {
         name: "audit list",
         about: "Show who did what, newest first",
         details: "Accounts without the right read what was done to themselves.",
@@ -227,4 +278,44 @@ async fn plugins(call: Call) -> Result<Done, CommandError> {
             .await?;
     }
     Ok(Done::said(""))
+}
+
+async fn keys(call: Call) -> Result<Done, CommandError> {
+    let counts = call.server.tokens_by_key().await?;
+    let ids = call.server.keys.ids();
+    let current = ids.last().map(|(id, _)| *id);
+    for (id, retired) in ids {
+        let state = match (retired, Some(id) == current) {
+            (true, _) => "retired",
+            (false, true) => "in use",
+            (false, false) => "older",
+        };
+        let tokens = counts.get(&id).copied().unwrap_or(0);
+        call.row(row! { "id": id, "state": state, "tokens": tokens }).await?;
+    }
+    Ok(Done::said(""))
+}
+
+fn unwritten(error: &std::io::Error) -> CommandError {
+    CommandError::failed(format!("`server.key` cannot be written: {error}; nothing has changed"))
+        .hint("look at the data directory's disk and permissions")
+}
+
+async fn rotate_keys(call: Call) -> Result<Done, CommandError> {
+    let id = call.server.keys.rotate().map_err(|error| unwritten(&error))?;
+    Ok(Done::said(format!("key {id} is in use")).with("key", id))
+}
+
+async fn retire_key(call: Call) -> Result<Done, CommandError> {
+    let id = call.value::<u32>("key").unwrap_or_default();
+    let tokens = call.server.tokens_by_key().await?.get(&id).copied().unwrap_or(0);
+    if tokens > 0 && !call.flag("force") {
+        let message = format!("{tokens} tokens still hang on key {id}");
+        return Err(CommandError::failed(message)
+            .hint("each moves when it is used; `--force` makes those that have not invalid"));
+    }
+    match call.server.keys.retire(id).map_err(|error| unwritten(&error))? {
+        Some(()) => Ok(Done::said(format!("key {id} is retired")).with("tokens", tokens)),
+        None => Ok(Done::nothing(format!("there is no older key {id}"))),
+    }
 }

@@ -6,8 +6,7 @@ use serde_json::{Map, Value};
 use wire::Jid;
 
 use super::{
-    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, end, pattern::Pattern,
-    row,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, pattern::Pattern, row,
 };
 use crate::{
     Session,
@@ -18,14 +17,13 @@ use crate::{
     session::{Flags, Identity, Stage},
 };
 
-const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
+pub(super) const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
 /// Rows of a list that are sent before others get their turn.
 const PAGE: usize = 500;
-const LEVELS: &[&str] = &["kick", "end", "revoke"];
 const COLUMNS: &[&str] =
     &["id", "jid", "stage", "since", "address", "tls", "mechanism", "software", "last_activity"];
 
-const STAGE: Arg = Arg {
+pub(super) const STAGE: Arg = Arg {
     name: "stage",
     about: "Only sessions shown at this stage",
     form: Form::Option,
@@ -109,65 +107,6 @@ pub const COMMANDS: &[Command] = &[
         shape: Shape::Stream(&["at", "change", "id", "jid", "stage", "reason"]),
         run: |call| Box::pin(watch(call)),
     },
-    Command {
-        name: "session end",
-        about: "End sessions, and say what became of each once it is really gone",
-        details: "A bare JID ends all sessions of the account, a full JID that one. `kick` closes \
-                  the stream only, `end` also takes away whatever could resume it, `revoke` also \
-                  revokes the tokens that the sessions logged in with (and the one named by \
-                  `--token` even if no session has), and ends all that they opened.",
-        args: &[
-            Arg {
-                name: "selector",
-                about: "Full or bare JIDs",
-                form: Form::Many,
-                kind: ValueKind::Jid,
-            },
-            Arg {
-                name: "id",
-                about: "The session with this id",
-                form: Form::Option,
-                kind: ValueKind::Session,
-            },
-            Arg {
-                name: "token",
-                about: "All sessions that logged in with this token",
-                form: Form::Option,
-                kind: ValueKind::Token,
-            },
-            Arg {
-                name: "ip",
-                about: "All sessions from this address or network",
-                form: Form::Option,
-                kind: ValueKind::Address,
-            },
-            Arg { name: "all", about: "All sessions", form: Form::Flag, kind: ValueKind::Text },
-            Arg {
-                name: "reason",
-                about: "Words for the peers",
-                form: Form::Option,
-                kind: ValueKind::Text,
-            },
-            Arg {
-                name: "level",
-                about: "How far it goes: `kick`, `end` (if not said) or `revoke`",
-                form: Form::Option,
-                kind: ValueKind::Choice(LEVELS),
-            },
-            Arg {
-                name: "dry-run",
-                about: "Only show which sessions would end",
-                form: Form::Flag,
-                kind: ValueKind::Text,
-            },
-        ],
-        mutates: true,
-        right: Right::End,
-        scope: Scope::Own,
-        fresh: false,
-        shape: Shape::Outcome(&["id", "jid", "outcome"]),
-        run: |call| Box::pin(end::end(call)),
-    },
 ];
 
 fn session_row(session: &Session) -> Map<String, Value> {
@@ -182,6 +121,7 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "available": flags.has(Flags::AVAILABLE),
         "interested": flags.has(Flags::INTERESTED),
         "ending": flags.has(Flags::ENDING),
+        "frozen": flags.has(Flags::FROZEN),
         "since": session.created.to_string(),
         "authed_since": identity.map(|identity| identity.since.to_string()),
         "address": session.address().to_string(),

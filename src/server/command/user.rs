@@ -10,6 +10,7 @@ use super::{
 use crate::{
     account::{Account, AccountError, Role},
     change::Standing,
+    clock::Millis,
     rights::Right,
 };
 
@@ -387,6 +388,10 @@ async fn show(call: Call) -> Result<Done, CommandError> {
     let mut row = account_row(&call, &account);
     row.insert("id".into(), account.id.0.to_string().into());
     row.insert("tokens".into(), call.server.tokens_of(&account).await?.len().into());
+    let seen = call.server.last_seen(account.id).await?;
+    let time = |at: Option<Millis>| at.filter(|at| at.0 > 0).map(|at| at.to_string());
+    row.insert("last_login".into(), time(seen.map(|seen| seen.login)).into());
+    row.insert("last_active".into(), time(seen.map(|seen| seen.active)).into());
     call.row(row).await?;
     Ok(Done::said(""))
 }

@@ -13,15 +13,14 @@ use tokio::sync::watch;
 use wire::{Jid, Mechanism};
 
 use super::{
-    LOGIN, LOGIN_TIME, LoginRecord, PRUNE, Place, Refusal, Seen, age, capped, decode, encode,
-    first_stamp, key_of,
+    LOGIN, LoginRecord, PRUNE, Refusal, Seen, age, capped, decode, first_stamp, key_of, put,
 };
 use crate::{
     Server,
     clock::Millis,
     id::{AccountId, SessionId},
     registry::peer_network,
-    store::{Batch, Range, SERVER, StoreError},
+    store::{Batch, Range, StoreError},
 };
 
 /// Notes that wait at most; beyond it the oldest are lost, which the log tells.
@@ -212,7 +211,7 @@ impl Server {
                     if let Some(record) = record {
                         // A session may be older than its details are kept.
                         let record = record.as_ref().clone().aged(now, &self.config.privacy);
-                        batch = put(batch, *account, *stamp, &record);
+                        batch = put(batch, *account, &key_of(*stamp), &record);
                     }
                     if !over {
                         batch = self.prune(*account, now, batch).await?;
@@ -315,24 +314,11 @@ impl Server {
             }
         }
         for (key, before, record, _) in there.into_iter().filter(|(.., changed)| *changed) {
-            let place = Place { account, refused: true };
-            batch = batch
-                .expect(&LOGIN, account.0, key.clone(), before)
-                .put(&LOGIN, account.0, key.clone(), encode(&record))
-                .put(&LOGIN_TIME, SERVER, key, encode(&place));
+            let expected = batch.expect(&LOGIN, account.0, key.clone(), before);
+            batch = put(expected, account, &key, &record);
         }
         Ok(batch)
     }
-}
-
-fn put(batch: Batch, account: AccountId, stamp: u64, record: &LoginRecord) -> Batch {
-    let place = Place { account, refused: false };
-    batch.put(&LOGIN, account.0, key_of(stamp), encode(record)).put(
-        &LOGIN_TIME,
-        SERVER,
-        key_of(stamp),
-        encode(&place),
-    )
 }
 
 /// Whether two addresses, as stored, are those of one peer.

@@ -145,13 +145,15 @@ pub struct Denied {
     pub failure: SaslFailure,
     /// In words; none where words would tell more than the condition.
     pub text: Option<String>,
+    /// The language of these words (RFC 5646).
+    pub lang: &'static str,
     /// An application-specific condition, one whole element.
     pub app: Option<Bytes>,
 }
 
 impl From<SaslFailure> for Denied {
     fn from(failure: SaslFailure) -> Self {
-        Self { failure, text: None, app: None }
+        Self { failure, text: None, lang: "en", app: None }
     }
 }
 

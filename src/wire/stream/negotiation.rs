@@ -385,7 +385,7 @@ impl Negotiation {
         let mut xml = Xml::new();
         xml.open("failure").ns(ns::SASL).open(denied.failure.as_str()).close();
         if let Some(text) = &denied.text {
-            xml.open("text").attr("xml:lang", "en").text(text).close();
+            xml.open("text").attr("xml:lang", denied.lang).text(text).close();
         }
         if let Some(app) = &denied.app {
             xml.raw(app);

@@ -24,8 +24,9 @@ use server::{
     end::{Actor, End, Outcome, Reason},
     keyring::KeyRing,
     pace::{Control, Pace},
+    policy::Effective,
     registry::BUDGET,
-    vault::{LOGIN, Mint},
+    vault::Mint,
 };
 use tokio::{runtime::Runtime, sync::mpsc};
 use wire::{Frame, Hash, Jid, Mechanism, Secret, TokenId};
@@ -183,7 +184,7 @@ impl Scale {
         let own = Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(index).unwrap_or(0));
         let peer = SocketAddr::from((if index.is_multiple_of(10) { PROXY } else { own }, 5222));
         let session = server.connect(peer).expect("may connect");
-        let found = server.scram_keys(&jid(account), Hash::Sha256).await;
+        let found = server.scram_keys(&session, &jid(account), Hash::Sha256).await;
         let (_, candidate) = found.expect("storage works");
         let entered = server.enter(&session, candidate, Mechanism::ScramSha256, None).await;
         entered.expect("may enter");
@@ -212,27 +213,20 @@ impl Scale {
     fn tokens(&mut self, account: &Account) {
         for _ in 0..TRIES {
             let id = self.runtime.block_on(async {
-                let mint = Mint {
-                    ttl: None,
-                    inactive: None,
-                    role: Role::User,
-                    purpose: LOGIN.into(),
-                    label: None,
-                    resource: None,
-                    by: "bench".into(),
-                };
+                let mint = Mint::login(Role::User, "bench");
                 let minted = self.server.mint(account, mint).await;
                 let (record, token) = minted.expect("storage works");
                 let secret = Secret::new(token.to_text().as_bytes().to_vec());
-                let candidate = self.server.check_token(None, secret).await.expect("is valid");
                 let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 5222));
                 let session = self.server.connect(peer).expect("may connect");
+                let candidate = self.server.check_token(&session, None, secret).await;
+                let candidate = candidate.expect("is valid");
                 let mechanism = Mechanism::OauthBearer;
                 let entered = self.server.enter(&session, candidate, mechanism, None).await;
                 entered.expect("may enter");
                 self.server.bind(&session, None).await.expect("may bind");
                 self.connect(&session);
-                record.id
+                record.token.id
             });
             self.tokens.push(id);
         }
@@ -245,7 +239,9 @@ impl Scale {
                 let to = format!("user{}@localhost", index + PAIRS);
                 let juliet = Self::session(&self.server, &to, 50_000_002).await;
                 for session in [&romeo, &juliet] {
-                    self.server.set_deadlines(session, None, Some(Span::OFF));
+                    let policy = session.identity().expect("is logged in").policy();
+                    let policy = Effective { inactivity: None, ..(*policy).clone() };
+                    self.server.apply_policy(session, policy.into());
                 }
                 let to = juliet.full().expect("is bound");
                 let text = format!(
@@ -369,7 +365,7 @@ impl Scale {
             let begin = Instant::now();
             self.runtime.block_on(async {
                 let by = Actor::Admin("bench".into());
-                let revoked = self.server.revoke_token(token, &by, "bench", None).await;
+                let revoked = self.server.revoke_token(token, &by, None).await;
                 let (_, sessions) = revoked.expect("storage works").expect("is there");
                 assert_eq!(sessions.len(), 1);
                 dead.push(begin.elapsed());

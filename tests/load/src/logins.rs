@@ -100,7 +100,7 @@ async fn one(
     whole: &Latency,
 ) -> Result<()> {
     let started = Instant::now();
-    let client = Client::log_in(target, index % users, &format!("load-{index}")).await?;
+    let client = Client::log_in(target, index % users, &format!("load-{}", index % users)).await?;
     ready.record(started.elapsed());
     client.close().await?;
     whole.record(started.elapsed());
