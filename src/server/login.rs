@@ -579,7 +579,10 @@ impl Server {
             let client = self.client(identity.account, client.sid).await?;
             let refused = client.as_ref().and_then(|client| client.refused(self.clock.now()));
             match client.filter(|client| client.over.is_none() && refused.is_none()) {
-                Some(client) => self.bound_by_client(identity, &client),
+                Some(client) => {
+                    self.registry.set_frozen(session, client.frozen.is_some());
+                    self.bound_by_client(identity, &client);
+                }
                 None => {
                     let reason = match refused {
                         Some(Refused::Blocked(_)) => Reason::Blocked,

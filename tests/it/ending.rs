@@ -393,3 +393,32 @@ async fn ro_34_the_peer_is_told_in_the_language_of_its_stream() {
         world.empty().await;
     }
 }
+
+#[tokio::test]
+async fn b_09_who_has_just_come_ends_no_older_session_of_its_account() {
+    let world = World::start(|_| {}).await;
+    world.account("alice").await;
+    let server = &world.server;
+    let old = visit(server, "alice@localhost", "phone").await;
+    let thief = visit(server, "alice@localhost", "thief").await;
+    let end_as = async |session: &Session, args: Value| {
+        let Value::Object(args) = args else { panic!("arguments are an object") };
+        let caller = server.caller_of(session).await.expect("is there");
+        let (sender, mut replies) = tokio::sync::mpsc::channel(64);
+        command::run(server.clone(), caller, "session end", args, sender).await;
+        let mut last = None;
+        while let Some(reply) = replies.recv().await {
+            last = Some(reply);
+        }
+        last
+    };
+    for level in ["kick", "end", "revoke"] {
+        let args = json!({ "selector": ["alice@localhost/phone"], "level": level });
+        let told = end_as(&thief, args).await;
+        let Some(Reply::Failed(error)) = told else { panic!("{level}: {told:?}") };
+        assert!(error.forbidden && old.alive(), "{level}: {error:?}");
+    }
+    let all = json!({ "selector": ["alice@localhost"], "others": true });
+    assert!(matches!(end_as(&old, all).await, Some(Reply::Done(_))), "the older one may");
+    assert!(!thief.alive() && old.alive());
+}

@@ -280,14 +280,13 @@ impl Call {
     }
 }
 
-/// What keeps a client that has only just come, or that nobody has confirmed, from throwing out those
-/// that were there before it: it may be a thief's.
+/// What keeps a client that has only just come from throwing out those that were there before it: it
+/// may be a thief's.
 pub(super) struct Restraint {
     account: AccountId,
     /// Clients with a lower number were there before it.
     sid: u64,
-    /// None: until it is confirmed.
-    until: Option<Millis>,
+    until: Millis,
 }
 
 impl Restraint {
@@ -298,28 +297,20 @@ impl Restraint {
 
     /// What the caller is told.
     pub(super) fn refusal(&self) -> CommandError {
-        let (message, hint) = match self.until {
-            Some(until) => (
-                "a client that has just come may not end, block or revoke older ones",
-                format!("do it from an older client, or wait until {until}"),
-            ),
-            None => (
-                "an unconfirmed client may not end, block or revoke older ones",
-                "do it from an older client, or confirm this one there".into(),
-            ),
-        };
+        let message = "a client that has just come may not end, block or revoke older ones";
+        let hint = format!("do it from an older client, or wait until {}", self.until);
         CommandError::forbidden(message).hint(hint)
     }
 }
 
 impl Call {
-    /// What holds the caller back, if it calls from a session whose client is unconfirmed, or younger
-    /// than `clients.fresh`, or not known yet. Who calls from no session is not held back.
+    /// What holds the caller back, if it calls from a session whose client is younger than
+    /// `clients.fresh`, or is not known yet. Who calls from no session is not held back.
     ///
     /// # Errors
     /// When storage fails.
     pub(super) async fn restraint(&self) -> Result<Option<Restraint>, CommandError> {
-        let (clients, now) = (&self.server.config.clients, self.server.clock.now());
+        let Some(fresh) = self.server.config.clients.fresh.get() else { return Ok(None) };
         let session = self.session();
         let Some(me) = session.as_ref().and_then(|session| session.identity()) else {
             return Ok(None);
@@ -328,14 +319,12 @@ impl Call {
             Some(client) => self.server.client(me.account, client.sid).await?,
             None => None,
         };
-        let waits = known.as_ref().is_some_and(|client| client.waits(clients, now));
         // Every client is older than one that is not known yet.
         let (sid, since) =
             known.map_or((u64::MAX, me.since), |client| (client.sid, client.created));
-        let fresh = clients.fresh.get().map(|fresh| since.plus_seconds(fresh));
-        let until = fresh.filter(|until| now < *until);
-        let held = waits || until.is_some();
-        Ok(held.then_some(Restraint { account: me.account, sid, until }))
+        let until = since.plus_seconds(fresh);
+        let young = self.server.clock.now() < until;
+        Ok(young.then_some(Restraint { account: me.account, sid, until }))
     }
 
     /// Refuses unless the caller may end this client, or what is of it; see [`Restraint`].

@@ -161,6 +161,7 @@ async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {
         if let Some(why) = may_touch(&call, client.account, &owner, &[Right::Block]).await? {
             return Err(why);
         }
+        call.may_end_client(client.account, client.sid).await?;
         call.note(client.account, &client.jid);
         clients.insert((client.account, client.sid));
     }
@@ -175,6 +176,8 @@ async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {
         };
         call.server.change_client(*account, *sid, change).await?;
     }
+    // Whoever is just coming looks again.
+    call.server.accounts_epoch.fetch_add(1, Ordering::SeqCst);
     let word = if frozen { "frozen" } else { "unfrozen" };
     let mut changed = 0;
     for session in &sessions {
@@ -224,6 +227,7 @@ async fn end(call: Call) -> Result<Done, CommandError> {
         if let Some(why) = may_touch(&call, client.account, &owner, rights(level)).await? {
             return Err(why);
         }
+        call.may_end_client(client.account, client.sid).await?;
     }
     if let Some(at) = later(&call)? {
         return plan(&call, at, &sessions).await;

@@ -235,12 +235,19 @@ pub(super) async fn withhold(
         };
         verdicts.insert(account, verdict);
     }
-    let refused =
-        |session: &Arc<Session>| verdicts.get(&account_of(session)).is_some_and(Option::is_some);
-    let withheld: Vec<_> = sessions.iter().filter(|session| refused(session)).cloned().collect();
-    sessions.retain(|session| !refused(session));
-    let why = withheld.first().and_then(|session| verdicts.get(&account_of(session)).cloned()?);
-    Ok((withheld, why))
+    let restraint = call.restraint().await?;
+    let why = |session: &Arc<Session>| {
+        let verdict = verdicts.get(&account_of(session)).cloned().flatten();
+        let client = session.identity().and_then(|me| Some((me.account, me.client()?.sid)));
+        let spared = restraint.as_ref().zip(client);
+        let spared = spared.filter(|(restraint, (account, sid))| restraint.spares(*account, *sid));
+        verdict.or_else(|| spared.map(|(restraint, _)| restraint.refusal()))
+    };
+    let (withheld, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(sessions).into_iter().partition(|session| why(session).is_some());
+    *sessions = rest;
+    let first = withheld.first().and_then(why);
+    Ok((withheld, first))
 }
 
 /// Why the caller may not touch what is of this account with these rights, if so.

@@ -5,7 +5,7 @@ use admin::{
     socket::Socket,
 };
 use serde_json::{Value, json};
-use server::{account::Role, command, end::Actor, rights::Right};
+use server::{account::Role, command, config::Span, end::Actor, rights::Right};
 
 use super::{acting, add, entries, forbidden, local, mint, newest, present, run};
 use crate::world::World;
@@ -14,7 +14,7 @@ use crate::world::World;
 async fn ro_31_an_admin_and_the_owner_get_the_same_from_the_same_command() {
     let mut seen = Vec::new();
     for owner in [false, true] {
-        let world = World::start(|_| {}).await;
+        let world = World::start(|config| config.clients.fresh = Span::OFF).await;
         let alice = add(&world, "alice", Role::User).await;
         world.server.mint(&alice, mint(Role::User)).await.expect("is stored");
         present(&world, "alice", "a").await;
