@@ -26,6 +26,7 @@ mod lists;
 mod pace;
 mod rights;
 mod rivals;
+mod rows;
 mod scram;
 mod script;
 mod sessions;
