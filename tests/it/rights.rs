@@ -21,10 +21,10 @@ use wire::{Mechanism, Secret};
 use crate::world::{ParseJid, World, admin, enter, tended};
 
 /// What a call gave.
-type Outcome = (Vec<Value>, Result<Done, CommandError>);
+pub type Outcome = (Vec<Value>, Result<Done, CommandError>);
 
 /// Runs a command to its end; a stream, until its first row or its refusal.
-async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value) -> Outcome {
+pub async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value) -> Outcome {
     let Value::Object(args) = args else { panic!("{args} are no arguments") };
     let (sender, mut replies) = tokio::sync::mpsc::channel(64);
     let (server, caller, name) = (server.clone(), caller.clone(), name.to_owned());
@@ -53,7 +53,7 @@ async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value) -> 
 }
 
 /// Who is at the admin socket.
-fn local() -> Caller {
+pub fn local() -> Caller {
     Caller::local("uid:0")
 }
 
@@ -122,7 +122,7 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
     }
 }
 
-fn forbidden(outcome: &Outcome) -> bool {
+pub fn forbidden(outcome: &Outcome) -> bool {
     outcome.1.as_ref().is_err_and(|error| {
         assert!(!error.forbidden || !error.usage, "{error:?}");
         error.forbidden
