@@ -178,7 +178,7 @@ async fn nothing_leaks_when_sessions_end() {
 }
 
 #[tokio::test]
-async fn a_bind_without_its_roster_is_refused() {
+async fn pr_04_a_bind_without_its_roster_is_refused() {
     let world = World::new(&["romeo"]).await;
     let owner = world.server.account("romeo@localhost").await.expect("is read").expect("exists");
     let broken = server::store::Batch::new().put(&ROSTER, owner.id.0, "x@y", "not JSON");

@@ -347,12 +347,19 @@ impl Client {
         if let Some(tombstone) = &self.over {
             return Some(tombstone.why);
         }
+        if self.account != account.id {
+            return Some(Over::Revoked);
+        }
+        self.lapsed(policy, now)
+    }
+
+    /// Which of its own clocks has run out, if one has.
+    #[must_use]
+    pub fn lapsed(&self, policy: &Effective, now: Millis) -> Option<Over> {
         let passed = |since: Millis, span: Option<u64>| {
             span.is_some_and(|seconds| since.plus_seconds(seconds) <= now)
         };
-        if self.account != account.id {
-            Some(Over::Revoked)
-        } else if self.expires.is_some_and(|expires| expires <= now)
+        if self.expires.is_some_and(|expires| expires <= now)
             || passed(self.created, policy.client_lifetime)
         {
             Some(Over::Expired)

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_once_with_mode_0600_and_read_again() {
+    fn ro_01_made_once_with_mode_0600_and_read_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("server.key");
         let made = KeyRing::open(&path).expect("is made");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn exposed_and_damaged_files_are_refused() {
+    fn ro_01_exposed_and_damaged_files_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("server.key");
         KeyRing::open(&path).expect("is made");

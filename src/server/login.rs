@@ -27,7 +27,7 @@ use crate::{
     client::{self, Check, Client, Key, Owner, Refused, Tombstone},
     clock::Millis,
     config::Conflict,
-    end::{self, End, Reason},
+    end::{self, Actor, End, Reason},
     epoch::Stamp,
     events::Change,
     hooks::{Flow, Moment},
@@ -519,6 +519,13 @@ impl Server {
                 // contacts see them leave before they can see the newer one come.
                 for (evicted, reason) in evicted {
                     self.see_off(&evicted, End::new(reason));
+                    let was = evicted.identity().and_then(Identity::client);
+                    if let Some(known) =
+                        known.as_mut().filter(|known| was.is_some_and(|was| was.is(known)))
+                    {
+                        // It was here until now, which is written only once it is settled.
+                        known.seen = known.seen.max(Some(evicted.last_activity()));
+                    }
                 }
                 if let Err(error) = self.enrol(session, identity, known, &jid, epoch).await {
                     self.end(session, End::new(Reason::Internal));
@@ -550,14 +557,19 @@ impl Server {
         let resource = jid.resource().unwrap_or_default();
         if identity.client().is_none() {
             let (now, address, policy) = (self.clock.now(), session.address(), identity.policy());
-            // A renamed one is not who it wanted to be; one whose time has passed is a new one.
+            // A renamed one is not who it wanted to be.
             let fits = |client: &Client| {
-                client.over.is_none()
-                    && client.key == Key::Resource(resource.into())
-                    && client.stays_until(None, &policy).is_none_or(|end| now < end)
+                client.over.is_none() && client.key == Key::Resource(resource.into())
             };
+            let mut known = known.filter(fits);
+            // The password lets the account in again, but not what is over with its tokens.
+            let lapsed = |client: &Client| Some((client.clone(), client.lapsed(&policy, now)?));
+            if let Some((client, why)) = known.as_ref().and_then(lapsed) {
+                self.bury_client(&client, &Tombstone::new(now, why, &Actor::Server, None)).await?;
+                known = None;
+            }
             let from = Some((address, identity.mechanism));
-            let mut client = match known.filter(fits) {
+            let mut client = match known {
                 Some(client) => {
                     self.note_visit(&client, now, from);
                     client

@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shown_stage_is_the_highest() {
+    fn pr_01_the_shown_stage_is_the_highest() {
         let bound = Flags(Flags::AUTHED.0 | Flags::BOUND.0);
         assert_eq!(bound.stage(), Stage::Bound);
         assert_eq!(Flags(bound.0 | Flags::INTERESTED.0).stage(), Stage::Interested);

@@ -24,7 +24,7 @@ fn error_of(text: &str) -> TokenError {
 }
 
 #[test]
-fn text_form_is_fixed() {
+fn pr_06_text_form_is_fixed() {
     let text = token().to_text();
     assert_eq!(
         *text,
@@ -33,7 +33,7 @@ fn text_form_is_fixed() {
 }
 
 #[test]
-fn refuses_what_is_not_exactly_a_token() {
+fn pr_06_pr_08_pr_09_refuses_what_is_not_exactly_a_token() {
     use TokenError::*;
     let text = token().to_text();
     let mut bytes = BASE64URL.decode(&text[SCHEME.len()..]).unwrap();
@@ -56,7 +56,7 @@ fn refuses_what_is_not_exactly_a_token() {
 }
 
 #[test]
-fn refuses_stray_bits_behind_the_last_byte() {
+fn pr_06_refuses_stray_bits_behind_the_last_byte() {
     // 33 + 4 bytes end in a character with four unused bits.
     let mut token = token();
     token.owner = Jid::parse("ab@c").unwrap();
@@ -98,7 +98,7 @@ fn ids_are_written_one_way() {
 }
 
 #[test]
-fn mac_depends_on_all_three() {
+fn pr_07_mac_depends_on_all_three() {
     let key = Secret::new([1; 32]);
     let Token { id, secret, .. } = token();
     let stored = mac(&key, id, &secret);
@@ -111,7 +111,7 @@ fn mac_depends_on_all_three() {
 }
 
 #[test]
-fn mac_is_the_documented_hmac() {
+fn pr_07_mac_is_the_documented_hmac() {
     let mut input = Vec::new();
     input.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 14]);
     input.extend_from_slice(b"usher token v1");
@@ -124,7 +124,7 @@ fn mac_is_the_documented_hmac() {
 }
 
 #[test]
-fn logs_show_no_token() {
+fn pr_09_logs_show_no_token() {
     let text = token().to_text();
     assert_eq!(redact("nothing here"), "nothing here");
     assert!(matches!(redact("nothing here"), Cow::Borrowed(_)));
@@ -140,7 +140,7 @@ fn logs_show_no_token() {
 
 proptest! {
     #[test]
-    fn tokens_round_trip(
+    fn pr_06_tokens_round_trip(
         id: u64,
         secret: [u8; SECRET_SIZE],
         owner in "[a-zà-ý]{1,40}@[a-z]{1,20}\\.org",
@@ -158,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn one_text_per_token(flip in 13usize..60, with in "[A-Za-z0-9_-]") {
+    fn pr_06_one_text_per_token(flip in 13usize..60, with in "[A-Za-z0-9_-]") {
         let text = token().to_text();
         let mut other = text.to_string();
         other.replace_range(flip..=flip, &with);
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn reading_never_panics(text in any::<String>(), bytes: Vec<u8>) {
+    fn pr_06_reading_never_panics(text in any::<String>(), bytes: Vec<u8>) {
         let _ = Token::parse(&text);
         let _ = Token::parse(&text_of(&bytes));
         let _ = redact(&text);
@@ -184,7 +184,7 @@ proptest! {
 
     /// Moving bytes between id and secret gives another input, so another hash.
     #[test]
-    fn mac_inputs_are_injective(a: u64, b: u64, x in any::<Vec<u8>>(), y in any::<Vec<u8>>()) {
+    fn pr_07_mac_inputs_are_injective(a: u64, b: u64, x in any::<Vec<u8>>(), y in any::<Vec<u8>>()) {
         let key = Secret::new([9; 32]);
         let (left, right) = (Secret::new(x.clone()), Secret::new(y.clone()));
         let same = mac(&key, TokenId(a), &left) == mac(&key, TokenId(b), &right);

@@ -45,7 +45,7 @@ async fn rows(server: &Server) -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn an_untouched_audit_verifies_and_reads_as_it_was_written() {
+async fn b_19_an_untouched_audit_verifies_and_reads_as_it_was_written() {
     let server = server(MANY).await;
     assert_eq!(server.verify_audit().await.map(|head| head.count), Ok(MANY as u64));
     let tail = server.audit_tail(1).await.expect("is read");
@@ -54,7 +54,7 @@ async fn an_untouched_audit_verifies_and_reads_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn whatever_is_changed_removed_or_inserted_is_found_at_its_place() {
+async fn b_19_whatever_is_changed_removed_or_inserted_is_found_at_its_place() {
     type Tamper = fn(&[Row]) -> Batch;
     let cases: [(Tamper, u64); 4] = [
         (
@@ -87,7 +87,7 @@ async fn whatever_is_changed_removed_or_inserted_is_found_at_its_place() {
 }
 
 #[tokio::test]
-async fn an_end_that_was_cut_off_is_missed() {
+async fn b_19_an_end_that_was_cut_off_is_missed() {
     let server = server(5).await;
     let last = rows(&server).await.pop().expect("is there");
     server.store.commit(Batch::new().delete(&AUDIT, SERVER, last.key)).await.expect("done");
@@ -95,7 +95,7 @@ async fn an_end_that_was_cut_off_is_missed() {
 }
 
 #[tokio::test]
-async fn entries_that_are_written_side_by_side_make_one_chain() {
+async fn b_19_entries_that_are_written_side_by_side_make_one_chain() {
     let server = server(0).await;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..50 {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_change_of_the_account_ends_bound_and_unbound_sessions() {
+async fn iv_19_pr_18_a_change_of_the_account_ends_bound_and_unbound_sessions() {
     for what in ["disable", "delete", "password"] {
         let world = World::start(|_| {}).await;
         world.account("alice").await;
@@ -52,7 +52,7 @@ async fn a_change_of_the_account_ends_bound_and_unbound_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nobody_slips_in_while_the_account_is_disabled() {
+async fn iv_19_nobody_slips_in_while_the_account_is_disabled() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let jid = "alice@localhost".parse_jid();
@@ -86,7 +86,7 @@ async fn nobody_slips_in_while_the_account_is_disabled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nobody_slips_in_with_a_proof_of_the_old_password() {
+async fn pr_18_nobody_slips_in_with_a_proof_of_the_old_password() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let jid = "alice@localhost".parse_jid();
@@ -120,7 +120,7 @@ async fn nobody_slips_in_with_a_proof_of_the_old_password() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_takes_its_sessions_with_it_and_no_others() {
+async fn pr_14_a_revoked_token_takes_its_sessions_with_it_and_no_others() {
     let world = World::start(|_| {}).await;
     let account = world.account("alice").await;
     let (id, token) = world.token(&account, None).await;
@@ -166,7 +166,7 @@ async fn a_revoked_token_takes_its_sessions_with_it_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nobody_slips_in_while_the_token_is_revoked() {
+async fn pr_14_nobody_slips_in_while_the_token_is_revoked() {
     let world = World::start(|_| {}).await;
     let account = world.account("alice").await;
     let server = &world.server;

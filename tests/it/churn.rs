@@ -188,7 +188,7 @@ proptest! {
     })]
 
     #[test]
-    fn counters_equal_the_lists_they_count(
+    fn pr_02_counters_equal_the_lists_they_count(
         plans in prop::collection::vec(prop::collection::vec(op(), 1..80), 4),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -46,6 +46,13 @@ pub async fn clients(server: &Server, account: &Account) -> Vec<Client> {
     server.clients_of(account.id, None, 0).await.expect("are read")
 }
 
+/// Something that counts as use.
+async fn ping(server: &Arc<Server>, session: &Arc<Session>) {
+    let ping = "<iq type='get' id='1' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>";
+    let frame = wire::Frame::parse(ping.as_bytes().to_vec()).expect("is well-formed");
+    server.inbound(session, None, frame).decided().await;
+}
+
 /// Waits for a write that nobody waits for.
 pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..2_000 {
@@ -316,6 +323,46 @@ async fn b_09_a_new_client_waits_to_be_confirmed_once_there_is_somebody_to_do_it
     let known = clients(server, &account).await;
     assert_eq!(known.iter().map(|c| c.unconfirmed).collect::<Vec<_>>(), [false, true]);
     assert!(first.alive() && second.alive());
+}
+
+#[tokio::test]
+async fn a_password_does_not_revive_a_client_that_was_away_too_long_nor_its_tokens() {
+    for away in [true, false] {
+        let world = World::start(|config| {
+            let span = Span::days(1);
+            *(if away { &mut config.clients.inactivity } else { &mut config.clients.lifetime }) =
+                span;
+        })
+        .await;
+        let account = world.account("alice").await;
+        let server = &world.server;
+        leave(server, &visit(server, "alice@localhost", "phone").await).await;
+        let first = clients(server, &account).await.remove(0);
+        let parent = Parent::Client(first.id);
+        let mint = Mint { parent, ..Mint::login(Role::User, "test") };
+        let (_, token) = server.mint(&account, mint).await.expect("is minted");
+        world.clock.advance(86_400_000 - 1);
+        leave(server, &token_visit(server, &token.to_text()).await.expect("not yet")).await;
+        let now = world.clock.now();
+        eventually(async || (clients(server, &account).await[0].seen == Some(now)).then_some(()))
+            .await;
+        world.clock.advance(if away { 86_400_000 } else { 1 });
+        let session = visit(server, "alice@localhost", "phone").await;
+        assert_eq!(sid(&session), 2, "it is another one from now on");
+        let denied = token_visit(server, &token.to_text()).await.expect_err("is over");
+        assert_eq!(denied.failure.as_str(), "credentials-expired");
+        let known = clients(server, &account).await;
+        let why = if away { Over::Inactive } else { Over::Expired };
+        assert_eq!(known[0].over.as_ref().map(|over| over.why), Some(why));
+        // One that is here all the time has not been away.
+        world.clock.advance(86_400_000 - 1);
+        ping(server, &session).await;
+        world.clock.advance(1);
+        assert_eq!(
+            sid(visit(server, "alice@localhost", "phone").await.as_ref()),
+            if away { 2 } else { 3 }
+        );
+    }
 }
 
 #[tokio::test]

@@ -186,7 +186,7 @@ fn text(tree: &Tree) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
+async fn b_04_nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
     let dir = tempfile::tempdir().expect("a directory");
     let book = Book::default();
     let mut server = Process::start(dir.path());

@@ -46,7 +46,7 @@ fn ends(events: &mut Receiver<Event>) -> HashMap<SessionId, Vec<Option<Reason>>>
 }
 
 #[tokio::test]
-async fn an_end_for_any_reason_is_one_event_and_one_record() {
+async fn lj_34_pr_05_an_end_for_any_reason_is_one_event_and_one_record() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let mut events = world.server.events.watch();
@@ -74,7 +74,7 @@ async fn an_end_for_any_reason_is_one_event_and_one_record() {
 }
 
 #[tokio::test]
-async fn what_happens_on_the_wire_ends_a_session_for_the_right_reason() {
+async fn lj_34_what_happens_on_the_wire_ends_a_session_for_the_right_reason() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let mut events = world.server.events.watch();
@@ -105,7 +105,7 @@ async fn what_happens_on_the_wire_ends_a_session_for_the_right_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_who_end_a_session_one_wins_and_all_wait_for_it() {
+async fn iv_04_pr_05_of_many_who_end_a_session_one_wins_and_all_wait_for_it() {
     let world = World::start(|config| config.limits.per_address = 0).await;
     world.account("alice").await;
     let mut events = world.server.events.watch();
@@ -184,7 +184,7 @@ async fn impatient() -> World {
 }
 
 #[tokio::test]
-async fn who_does_not_read_is_ended_and_what_waited_is_kept() {
+async fn b_24_who_does_not_read_is_ended_and_what_waited_is_kept() {
     let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
@@ -210,7 +210,7 @@ async fn who_does_not_read_is_ended_and_what_waited_is_kept() {
 }
 
 #[tokio::test]
-async fn what_waited_for_who_does_not_read_goes_to_another_session() {
+async fn b_24_what_waited_for_who_does_not_read_goes_to_another_session() {
     let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
@@ -230,7 +230,7 @@ async fn what_waited_for_who_does_not_read_goes_to_another_session() {
 }
 
 #[tokio::test]
-async fn a_message_to_two_sessions_comes_to_each_once_however_the_other_ends() {
+async fn b_24_a_message_to_two_sessions_comes_to_each_once_however_the_other_ends() {
     let world = impatient().await;
     world.account("alice").await;
     world.account("bob").await;
@@ -303,7 +303,7 @@ async fn a_plugin_that_decides_does_not_hide_an_end_from_the_others() {
 }
 
 #[tokio::test]
-async fn nothing_enters_the_mailbox_of_a_session_once_it_is_ending() {
+async fn ro_02_pr_05_b_03_nothing_enters_the_mailbox_of_a_session_once_it_is_ending() {
     let world = World::start_with(&BOTH[1..], |_| {}).await;
     world.account("alice").await;
     let _client = world.client("alice").await;

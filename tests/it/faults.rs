@@ -87,7 +87,7 @@ fn mint(resource: Option<&str>) -> Mint {
 }
 
 #[tokio::test]
-async fn a_token_that_pins_a_resource_is_not_given_another_name() {
+async fn pr_16_a_token_that_pins_a_resource_is_not_given_another_name() {
     let world = World::start(|config| config.sessions.conflict = Conflict::Rename).await;
     let account = world.account("alice").await;
     let server = &world.server;
@@ -314,7 +314,7 @@ impl Store for Counting {
 }
 
 #[tokio::test]
-async fn a_made_up_token_tells_nobody_whether_its_account_is_there() {
+async fn lj_22_a_made_up_token_tells_nobody_whether_its_account_is_there() {
     let reads = Arc::new(AtomicUsize::new(0));
     let refuse = Arc::new(AtomicUsize::new(0));
     let store = Arc::new(Counting { store: store::memory(), reads: reads.clone(), refuse });

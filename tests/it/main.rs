@@ -3,9 +3,9 @@
 //! ```text
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
-//!  world ─► sessions, deadlines, lists, ends, pace, changes, churn, rivals
-//!  walls: what may depend on what
-//!  world ─► sessions, ends, changes, churn, rights, rivals   walls: what may depend on what
+//!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
+//!           rodauth, seeds
+//!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
 
@@ -27,11 +27,15 @@ mod faults;
 mod history;
 mod kills;
 mod lists;
+mod matrix;
 mod pace;
 mod rights;
 mod rivals;
+mod rodauth;
+mod rows;
 mod scram;
 mod script;
+mod seeds;
 mod sessions;
 mod throttle;
 mod walls;

@@ -54,7 +54,7 @@ async fn after(milliseconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_a_second_are_ended_and_each_is_accounted_for() {
+async fn b_06_so_many_a_second_are_ended_and_each_is_accounted_for() {
     let world = world();
     let all = sessions(&world, 1_000);
     assert!(world.server.end(&all[7], End::new(Reason::Kicked)), "somebody was faster");
@@ -81,7 +81,7 @@ async fn so_many_a_second_are_ended_and_each_is_accounted_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_is_paused_nobody_is_ended_and_nothing_is_made_up_for() {
+async fn b_06_while_it_is_paused_nobody_is_ended_and_nothing_is_made_up_for() {
     let world = world();
     let run = Run::start(&world, sessions(&world, 300), 100);
     after(1_000).await;
@@ -99,7 +99,7 @@ async fn while_it_is_paused_nobody_is_ended_and_nothing_is_made_up_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_abort_spares_those_whose_turn_has_not_come() {
+async fn b_06_an_abort_spares_those_whose_turn_has_not_come() {
     for paused in [false, true] {
         let world = world();
         let all = sessions(&world, 100);
@@ -121,7 +121,7 @@ async fn an_abort_spares_those_whose_turn_has_not_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_does_not_close_is_reported_and_holds_nobody_up() {
+async fn iv_04_b_06_a_connection_that_does_not_close_is_reported_and_holds_nobody_up() {
     let world = world();
     let mut all = sessions(&world, 10);
     let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));

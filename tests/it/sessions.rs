@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn each_stage_is_seen_in_the_registry() {
+async fn pr_01_pr_03_each_stage_is_seen_in_the_registry() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let counts = || world.server.registry.counts();
@@ -59,7 +59,7 @@ async fn each_stage_is_seen_in_the_registry() {
 }
 
 #[tokio::test]
-async fn interest_comes_before_availability_as_well() {
+async fn pr_02_interest_comes_before_availability_as_well() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let mut client = world.client("alice").await;
@@ -139,7 +139,7 @@ async fn a_bound_session_outlives_both_and_ends_by_inactivity() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_its_token_and_the_token_stays_dead() {
+async fn pr_11_a_session_ends_with_its_token_and_the_token_stays_dead() {
     let world = World::start(|_| {}).await;
     let account = world.account("alice").await;
     let (_, token) = world.token(&account, Some(100)).await;
@@ -168,7 +168,7 @@ async fn a_session_ends_with_its_token_and_the_token_stays_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_who_bind_one_resource_are_never_two() {
+async fn pr_19_many_who_bind_one_resource_are_never_two() {
     for policy in [Conflict::Replace, Conflict::Refuse, Conflict::Rename] {
         let world = World::start(|config| {
             config.sessions.conflict = policy;
@@ -297,7 +297,7 @@ async fn an_account_has_no_more_unbound_sessions_than_it_may_have_bound_ones() {
 }
 
 #[tokio::test]
-async fn a_graceful_stop_tells_everybody_and_takes_nobody_in() {
+async fn pr_18_a_graceful_stop_tells_everybody_and_takes_nobody_in() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let mut bound = world.client("alice").await;
@@ -318,7 +318,7 @@ async fn a_graceful_stop_tells_everybody_and_takes_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_request_to_bind_twice_at_once_binds_once() {
+async fn pr_19_a_request_to_bind_twice_at_once_binds_once() {
     let world = World::start(|_| {}).await;
     world.account("alice").await;
     let mut client = world.authed("alice").await;

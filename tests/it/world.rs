@@ -89,11 +89,12 @@ impl World {
 
     /// A server that nobody can connect to, for sessions without connections.
     pub fn without_doors(plugins: &'static [Plugin], change: impl FnOnce(&mut Config)) -> Self {
-        Self::closed(store::memory(), Clock::manual(START), plugins, change)
+        Self::closed(store::memory(), KeyRing::ephemeral(), Clock::manual(START), plugins, change)
     }
 
     fn closed(
         store: SharedStore,
+        keys: KeyRing,
         clock: Clock,
         plugins: &'static [Plugin],
         change: impl FnOnce(&mut Config),
@@ -103,7 +104,7 @@ impl World {
         config.auth.scram_iterations = 2;
         config.sessions.close_wait = Span::seconds(5);
         change(&mut config);
-        let server = Server::new(config, clock.clone(), store, KeyRing::ephemeral(), plugins);
+        let server = Server::new(config, clock.clone(), store, keys, plugins);
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Self {
             server: server.expect("is put together"),
@@ -121,7 +122,18 @@ impl World {
         plugins: &'static [Plugin],
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let mut world = Self::closed(store, clock, plugins, change);
+        Self::start_keyed(store, KeyRing::ephemeral(), clock, plugins, change).await
+    }
+
+    /// The same with keys that may have been used before: tokens from before are still good.
+    pub async fn start_keyed(
+        store: SharedStore,
+        keys: KeyRing,
+        clock: Clock,
+        plugins: &'static [Plugin],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut world = Self::closed(store, keys, clock, plugins, change);
         let made = tls::self_signed(certificate().dir.path(), &["localhost".into()]);
         let tls = Arc::new(Tls::new(made.expect("is there")).expect("can be served"));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

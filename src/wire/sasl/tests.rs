@@ -202,7 +202,7 @@ fn a_bad_token_takes_one_more_round() {
 }
 
 #[test]
-fn a_token_opens_only_its_owner_at_this_host() {
+fn pr_16_a_token_opens_only_its_owner_at_this_host() {
     for (claim, owner, outcome) in [
         ("", "user@example.org", "proved user@example.org - "),
         ("a=user@example.org", "user@example.org", "proved user@example.org - "),
