@@ -53,7 +53,9 @@ impl Server {
         if !session.alive() {
             return Flow::Done;
         }
-        session.touch(self.clock.now());
+        if self.config.sessions.pings_count || !keeps_alive_only(&frame) {
+            session.touch(self.clock.now());
+        }
 
         if !self.may_claim(session, from, &frame) {
             self.end(session, End::protocol(StreamError::new(StreamCondition::InvalidFrom)));
@@ -203,6 +205,16 @@ impl Server {
             self.push(&sender, Parcel::whole(frame.kind(), xml));
         }
     }
+}
+
+/// Whether software sends this to see that the other side is there, or to answer it, and nobody uses
+/// anything by it.
+fn keeps_alive_only(frame: &Frame) -> bool {
+    frame.kind() == Kind::Iq
+        && match frame.typ().as_deref() {
+            Some("result" | "error") => true,
+            _ => frame.payload().is_some_and(|payload| payload.ns == wire::ns::PING),
+        }
 }
 
 impl Inbound {

@@ -422,3 +422,35 @@ async fn b_09_who_has_just_come_ends_no_older_session_of_its_account() {
     assert!(matches!(end_as(&old, all).await, Some(Reply::Done(_))), "the older one may");
     assert!(!thief.alive() && old.alive());
 }
+
+#[tokio::test]
+async fn iv_10_who_only_pings_is_inactive_all_the_same_unless_pings_count() {
+    for counts in [false, true] {
+        let world = World::start(|config| {
+            config.sessions.inactivity = server::config::Span::seconds(600);
+            config.sessions.pings_count = counts;
+        })
+        .await;
+        world.account("alice").await;
+        let mut client = world.client("alice").await;
+        let session = world.session("alice@localhost/r");
+        world.clock.advance(599_999);
+        client.send(" ").await;
+        client.settle().await;
+        world.clock.advance(1);
+        assert_eq!(world.server.sweep(), usize::from(!counts), "pings count: {counts}");
+        assert_eq!(session.alive(), counts);
+    }
+    // What somebody does counts in any case.
+    let world = World::start(|config| {
+        config.sessions.inactivity = server::config::Span::seconds(600);
+    })
+    .await;
+    world.account("alice").await;
+    let mut client = world.client("alice").await;
+    world.clock.advance(599_999);
+    client.send("<message to='alice@localhost' type='headline'><body>x</body></message>").await;
+    client.settle().await;
+    world.clock.advance(1);
+    assert_eq!(world.server.sweep(), 0);
+}

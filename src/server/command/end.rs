@@ -412,7 +412,7 @@ async fn carry_out(
     withheld: Vec<Arc<Session>>,
     targets: &Targets,
 ) -> Result<Done, CommandError> {
-    let text = call.text("reason").map(str::to_owned);
+    let (text, began) = (call.text("reason").map(str::to_owned), call.server.clock.now());
     // By whom they are ended: those that are ending already are not ended by this.
     let ending: HashSet<SessionId> =
         sessions.iter().filter(|session| !session.alive()).map(|session| session.id).collect();
@@ -454,7 +454,8 @@ async fn carry_out(
         Some(pace) => at_pace(call, sessions, request, pace).await,
         None => at_once(call, sessions, request, &ending).await,
     };
-    report(call, &fates, &withheld).await
+    let took = call.server.clock.now().0.saturating_sub(began.0);
+    Ok(report(call, &fates, &withheld).await?.with("milliseconds", took))
 }
 
 /// What became of one session; none: it was spared, because it was called off.

@@ -297,6 +297,9 @@ pub struct Sessions {
     pub inactivity: Span,
     /// A session this old is ended, however active. `off`: never.
     pub lifetime: Span,
+    /// Whether pings (XEP-0199) and answers count as use, so that a session whose software only shows
+    /// that it is there is never inactive. Whitespace never counts.
+    pub pings_count: bool,
     /// Bound sessions that an account may have at once; one that replaces another does not count. 0:
     /// no bound but `limits.per_account`.
     pub max_sessions: u32,
@@ -313,6 +316,7 @@ impl Default for Sessions {
             conflict: Conflict::Replace,
             inactivity: Span::OFF,
             lifetime: Span::OFF,
+            pings_count: false,
             max_sessions: 0,
             at_limit: AtLimit::Refuse,
             close_wait: Span::seconds(5),
