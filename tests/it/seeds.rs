@@ -12,11 +12,12 @@ use std::{
 use serde_json::json;
 use server::{
     account::Role,
+    change::Standing,
     client::{Block, Over, Tombstone, book::CLIENTS},
     clock::Clock,
     config::{Group, Span},
-    end::Reason,
-    policy::AtLimit,
+    end::{Actor, Reason},
+    policy::{AtLimit, NewClients},
     store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
     vault::Mint,
 };
@@ -358,6 +359,27 @@ async fn iv_20_secrets_and_handles_are_all_different_and_say_nothing() {
         assert_eq!(session.id.to_string().len(), 26);
         assert!(handles.insert(session.id), "came twice");
         world.server.settle(&session).await;
+    }
+}
+
+#[tokio::test]
+async fn b_09_an_unconfirmed_client_is_no_more_than_a_user_whatever_its_account_is() {
+    let world = World::start(|config| config.clients.new_clients = NewClients::Confirm).await;
+    world.account("alice").await;
+    let server = &world.server;
+    let admin = Standing::Role(Role::Admin);
+    server.set_standing(&ALICE.parse_jid(), admin, Actor::Server).await.expect("is there");
+    for (resource, role) in [("phone", Role::Admin), ("new", Role::User), ("new", Role::User)] {
+        let session = visit(server, ALICE, resource).await;
+        assert_eq!(session.identity().map(|me| me.role()), Some(role), "{resource}");
+        // Nor does it become more when the account's role is given once more.
+        server
+            .set_standing(&ALICE.parse_jid(), Standing::Role(Role::Operator), Actor::Server)
+            .await
+            .expect("is there");
+        server.set_standing(&ALICE.parse_jid(), admin, Actor::Server).await.expect("is there");
+        assert_eq!(session.identity().map(|me| me.role()), Some(role), "{resource}");
+        leave(server, &session).await;
     }
 }
 
