@@ -364,6 +364,25 @@ async fn a_password_does_not_revive_a_client_that_was_away_too_long_nor_its_toke
 }
 
 #[tokio::test]
+async fn nobody_slips_in_who_proved_a_token_just_before_its_client_was_ended() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (found, text) =
+        server.mint(&account, Mint::login(Role::User, "test")).await.expect("is minted");
+    let session = tended(server);
+    let proof = Secret::new(text.to_text().as_bytes());
+    let proved = server.check_token(&session, None, proof).await.expect("is good");
+    let tombstone =
+        server::client::Tombstone::new(world.clock.now(), Over::Revoked, &admin(), None);
+    server.bury_client(&found.client, &tombstone).await.expect("is written");
+    // Whoever ends the sessions of the client now does not find this one.
+    assert!(server.registry.of("alice@localhost").is_empty());
+    let entered = server.enter(&session, proved, Mechanism::OauthBearer, None).await;
+    assert!(entered.is_err() && !session.alive());
+}
+
+#[tokio::test]
 async fn ro_06_ro_33_tokens_of_the_first_release_are_taken_over() {
     static TOKENS: Table = Table { name: "token", about: "" };
     static TOKEN_OWNERS: Table = Table { name: "token_owner", about: "" };
