@@ -47,9 +47,8 @@ pub async fn clients(server: &Server, account: &Account) -> Vec<Client> {
 }
 
 /// Something that counts as use.
-async fn ping(server: &Arc<Server>, session: &Arc<Session>) {
-    let ping = "<iq type='get' id='1' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>";
-    let frame = wire::Frame::parse(ping.as_bytes().to_vec()).expect("is well-formed");
+async fn act(server: &Arc<Server>, session: &Arc<Session>) {
+    let frame = wire::Frame::parse("<presence type='probe'/>").expect("is well-formed");
     server.inbound(session, None, frame).decided().await;
 }
 
@@ -356,13 +355,32 @@ async fn a_password_does_not_revive_a_client_that_was_away_too_long_nor_its_toke
         assert_eq!(known[0].over.as_ref().map(|over| over.why), Some(why));
         // One that is here all the time has not been away.
         world.clock.advance(86_400_000 - 1);
-        ping(server, &session).await;
+        act(server, &session).await;
         world.clock.advance(1);
         assert_eq!(
             sid(visit(server, "alice@localhost", "phone").await.as_ref()),
             if away { 2 } else { 3 }
         );
     }
+}
+
+#[tokio::test]
+async fn nobody_slips_in_who_proved_a_token_just_before_its_client_was_ended() {
+    let world = World::start(|_| {}).await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (found, text) =
+        server.mint(&account, Mint::login(Role::User, "test")).await.expect("is minted");
+    let session = tended(server);
+    let proof = Secret::new(text.to_text().as_bytes());
+    let proved = server.check_token(&session, None, proof).await.expect("is good");
+    let tombstone =
+        server::client::Tombstone::new(world.clock.now(), Over::Revoked, &admin(), None);
+    server.bury_client(&found.client, &tombstone).await.expect("is written");
+    // Whoever ends the sessions of the client now does not find this one.
+    assert!(server.registry.of("alice@localhost").is_empty());
+    let entered = server.enter(&session, proved, Mechanism::OauthBearer, None).await;
+    assert!(entered.is_err() && !session.alive());
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ fn connect(server: &Arc<Server>) -> Arc<Session> {
 
 /// The session sends a stanza.
 fn act(server: &Arc<Server>, session: &Arc<Session>) {
-    let frame = Frame::parse("<iq type='result' id='1' to='localhost'/>").expect("a stanza");
+    let frame = Frame::parse("<presence type='probe'/>").expect("a stanza");
     let _ = server.inbound(session, None, frame);
 }
 

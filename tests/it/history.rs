@@ -312,7 +312,7 @@ async fn lj_24_who_shows_one_row_for_each_bound_session() {
     let mut alice = world.bound("alice", "phone").await;
     let _bob = world.bound("bob", "r").await;
     world.clock.advance(90_000);
-    alice.settle().await;
+    alice.act().await;
     world.clock.advance(3_000);
     let mut all = rows(&world.server, "who", json!({})).await;
     all.sort_by_key(|row| row["jid"].to_string());
@@ -381,7 +381,7 @@ async fn lj_24_history_and_last_activity_survive_a_stop_and_a_start() {
     let mut alice = world.client("alice").await;
     login_and_out(&world.server, "bob@localhost").await;
     clock.advance(7_000);
-    alice.settle().await;
+    alice.act().await;
     clock.advance(1_000);
     let server = world.server.clone();
     let stopped = tokio::spawn(async move { server.shutdown().await });

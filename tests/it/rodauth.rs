@@ -11,7 +11,7 @@ use server::{
     change::Standing,
     client::book::CLIENTS,
     clock::Clock,
-    config::{Config, Span},
+    config::{Config, Span, Who},
     end::{Actor, End, Reason},
     keyring::KeyRing,
     policy::AtLimit,
@@ -383,6 +383,29 @@ async fn ro_18_a_reset_of_the_password_clears_everything() {
         assert_eq!(session.end_record().map(|end| end.reason), Some(Reason::PasswordChanged));
     }
     assert_eq!(denied(server, &token).await.1, "password-changed");
+}
+
+#[tokio::test]
+async fn ro_18_pr_12_if_nobody_has_to_go_a_new_password_leaves_all_as_it_is() {
+    let world = World::start(|config| {
+        config.on.password_change = Who::Nobody;
+        config.on.password_reset = Who::Nobody;
+    })
+    .await;
+    let account = world.account("alice").await;
+    let server = &world.server;
+    let (_, token) = mint(server, &account).await;
+    let all =
+        [token_visit(server, &token).await.expect("is good"), visit(server, ALICE, "phone").await];
+    for actor in [admin(), Actor::Owner(ALICE.into())] {
+        let keys = server.keys_of(Secret::new("other")).await.expect("usable");
+        let changed = server.set_password(&ALICE.parse_jid(), keys, actor, None).await;
+        assert_eq!(changed, Ok(0));
+        assert!(all.iter().all(|session| session.alive()));
+        leave(server, &token_visit(server, &token).await.expect("is as good as before")).await;
+    }
+    let mut late = world.connect().await;
+    assert!(late.try_login("alice", PASSWORD).await.is_err(), "but the password is another");
 }
 
 #[tokio::test]

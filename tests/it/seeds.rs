@@ -12,11 +12,12 @@ use std::{
 use serde_json::json;
 use server::{
     account::Role,
+    change::Standing,
     client::{Block, Over, Tombstone, book::CLIENTS},
     clock::Clock,
     config::{Group, Span},
-    end::Reason,
-    policy::AtLimit,
+    end::{Actor, Reason},
+    policy::{AtLimit, NewClients},
     store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
     vault::Mint,
 };
@@ -310,8 +311,7 @@ async fn iv_13_the_newer_is_refused_or_the_oldest_or_the_idlest_makes_way() {
             here.push(visit(server, ALICE, resource).await);
             world.clock.advance(1_000);
         }
-        let ping = "<iq type='get' id='1' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>";
-        let frame = wire::Frame::parse(ping.as_bytes().to_vec()).expect("is well-formed");
+        let frame = wire::Frame::parse("<presence type='probe'/>").expect("is well-formed");
         server.inbound(&here[0], None, frame).decided().await;
         let third = tended(server);
         assert!(enter(server, &third, ALICE).await);
@@ -358,6 +358,29 @@ async fn iv_20_secrets_and_handles_are_all_different_and_say_nothing() {
         assert_eq!(session.id.to_string().len(), 26);
         assert!(handles.insert(session.id), "came twice");
         world.server.settle(&session).await;
+    }
+}
+
+#[tokio::test]
+async fn b_09_an_unconfirmed_client_may_only_chat_whatever_its_account_is() {
+    let world = World::start(|config| config.clients.new_clients = NewClients::Confirm).await;
+    world.account("alice").await;
+    let server = &world.server;
+    let admin = Standing::Role(Role::Admin);
+    server.set_standing(&ALICE.parse_jid(), admin, Actor::Server).await.expect("is there");
+    for (resource, role) in
+        [("phone", Role::Admin), ("new", Role::Restricted), ("new", Role::Restricted)]
+    {
+        let session = visit(server, ALICE, resource).await;
+        assert_eq!(session.identity().map(|me| me.role()), Some(role), "{resource}");
+        // Nor does it become more when the account's role is given once more.
+        server
+            .set_standing(&ALICE.parse_jid(), Standing::Role(Role::Operator), Actor::Server)
+            .await
+            .expect("is there");
+        server.set_standing(&ALICE.parse_jid(), admin, Actor::Server).await.expect("is there");
+        assert_eq!(session.identity().map(|me| me.role()), Some(role), "{resource}");
+        leave(server, &session).await;
     }
 }
 

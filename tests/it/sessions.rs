@@ -129,7 +129,7 @@ async fn a_bound_session_outlives_both_and_ends_by_inactivity() {
     let mut client = world.client("alice").await;
     world.clock.advance(99_000);
     assert_eq!(world.server.sweep(), 0);
-    client.settle().await;
+    client.act().await;
     world.clock.advance(99_999);
     assert_eq!(world.server.sweep(), 0, "it was active meanwhile");
     client.send(" ").await;

@@ -352,6 +352,12 @@ impl Remote {
         self.expect("<iq type='result' id='settle' from='localhost' to='*'/>").await;
     }
 
+    /// Sends something that counts as use, and sees it dealt with.
+    pub async fn act(&mut self) {
+        self.send("<presence type='probe'/>").await;
+        self.settle().await;
+    }
+
     /// Expects a stream error with this condition, and the end.
     #[track_caller]
     pub fn expect_error(&mut self, condition: &str) -> impl Future<Output = ()> {

@@ -2,7 +2,7 @@
 //! the handles of all that it has. Every change is read, changed and written until nobody came in
 //! between.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use wire::TokenId;
@@ -397,12 +397,15 @@ impl Server {
         client: &Client,
         tombstone: &Tombstone,
     ) -> Result<Option<Client>, StoreError> {
-        self.change_client(client.account, client.sid, |client| {
+        let ended = self.change_client(client.account, client.sid, |client| {
             let before = client.over.is_some();
             client.end(tombstone);
             !before
-        })
-        .await
+        });
+        let ended = ended.await?;
+        // Logins that are under way look again.
+        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(ended)
     }
 }
 
