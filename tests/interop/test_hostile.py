@@ -196,7 +196,7 @@ async def test_who_never_reads_is_ended_and_costs_a_bounded_amount(usher):
     for _ in range(3):
         sloth = await Raw.bound(usher.door, jid, password, receive_buffer=4096)
         sloth.writer.transport.pause_reading()
-        for _ in range(300):
+        for _ in range(600):
             alice.send(f"<message to='{jid}/raw' type='headline'><body>{body}</body></message>")
             await alice.drain()
         await alice.ping()
@@ -206,8 +206,9 @@ async def test_who_never_reads_is_ended_and_costs_a_bounded_amount(usher):
             await asyncio.sleep(0.1)
     for sloth in sloths:
         sloth.cut()
-    # 45 MB were sent; each mailbox holds 1 MB, and the kernel has buffers of its own.
-    assert resident(usher) - before < 30_000
+    # 90 MB were sent; each mailbox holds 1 MB. The rest is what the allocator keeps of what went
+    # through it, 15 to 35 MB.
+    assert resident(usher) - before < 45_000
     await alice.ping()
     alice.cut()
 
