@@ -78,6 +78,7 @@ DELETED = "not-authorized"
 PASSWORD_CHANGED = "reset"
 REPLACED = "conflict"
 SHUTDOWN = "system-shutdown"
+BLOCKED = "not-authorized"
 
 # Beside the condition stands `<ended xmlns='urn:usher:session:0' reason='...'/>`.
 ENDED_ELEMENT = "ended"
