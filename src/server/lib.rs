@@ -47,6 +47,7 @@ mod throttle;
 mod unauthed;
 mod upgrade;
 pub mod vault;
+mod visit;
 pub mod words;
 
 use std::{

@@ -8,10 +8,10 @@
 //! comes first, nobody is left with a session that a change has outlawed.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering, fence},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -24,15 +24,14 @@ use wire::{
 use crate::{
     Server, Session,
     account::{Account, Role},
-    client::{self, Check, Client, Key, Owner, Refused, Tombstone},
+    client::{Check, Client, Refused, Tombstone},
     clock::Millis,
     config::Conflict,
-    end::{self, Actor, End, Reason},
+    end::{self, End, Reason},
     epoch::Stamp,
     events::Change,
     hooks::{Flow, Moment},
     id::SessionId,
-    policy::NewClients,
     random,
     registry::{Bind, Login, Room},
     session::{Identity, Live},
@@ -542,178 +541,6 @@ impl Server {
                 .with_text("This account has as many sessions as it may")),
             Bind::Impossible => Err(not_allowed()),
         }
-    }
-
-    /// Notes whose visit a bound session is; a client that was never seen before is made. Looks again
-    /// if something has changed since `epoch`, so that nobody who was ended meanwhile stays.
-    async fn enrol(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        identity: &Identity,
-        known: Option<Client>,
-        jid: &Jid,
-        epoch: u64,
-    ) -> Result<(), StoreError> {
-        let resource = jid.resource().unwrap_or_default();
-        if identity.client().is_none() {
-            let (now, address, policy) = (self.clock.now(), session.address(), identity.policy());
-            // A renamed one is not who it wanted to be.
-            let fits = |client: &Client| {
-                client.over.is_none() && client.key == Key::Resource(resource.into())
-            };
-            let mut known = known.filter(fits);
-            // The password lets the account in again, but not what is over with its tokens.
-            let lapsed = |client: &Client| Some((client.clone(), client.lapsed(&policy, now)?));
-            if let Some((client, why)) = known.as_ref().and_then(lapsed) {
-                self.bury_client(&client, &Tombstone::new(now, why, &Actor::Server, None)).await?;
-                known = None;
-            }
-            let from = Some((address, identity.mechanism));
-            let mut client = match known {
-                Some(client) => {
-                    self.note_visit(&client, now, from);
-                    client
-                }
-                None => self.new_client(identity, resource, now, from).await?,
-            };
-            if client.frozen.is_some() {
-                self.registry.set_frozen(session, true);
-            }
-            client.was_seen(now, from, &self.config.clients);
-            self.bound_by_client(identity, &client);
-            let _ = identity.client.set(client.handle());
-        }
-        // Before the epoch is looked at, everybody can see whose visit this is.
-        fence(Ordering::SeqCst);
-        if self.accounts_epoch.load(Ordering::SeqCst) != epoch
-            && let Some(client) = identity.client()
-        {
-            let client = self.client(identity.account, client.sid).await?;
-            let refused = client.as_ref().and_then(|client| client.refused(self.clock.now()));
-            match client.filter(|client| client.over.is_none() && refused.is_none()) {
-                Some(client) => {
-                    self.registry.set_frozen(session, client.frozen.is_some());
-                    self.bound_by_client(identity, &client);
-                }
-                None => {
-                    let reason = match refused {
-                        Some(Refused::Blocked(_)) => Reason::Blocked,
-                        Some(Refused::Held(_)) => Reason::HeldOff,
-                        None => Reason::Revoked,
-                    };
-                    self.end(session, End::new(reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Bounds a session by what its client may: how long, and how much until it is confirmed.
-    fn bound_by_client(&self, identity: &Identity, client: &Client) {
-        let waits = client.waits(&self.config.clients, self.clock.now());
-        let mut live = identity.live.lock();
-        live.expires = client.stays_until(identity.token, &live.policy);
-        if waits && identity.token.is_none() {
-            live.most = live.most.min(Role::Restricted);
-            live.role = live.role.min(live.most);
-        }
-    }
-
-    /// Writes that a client is here, if what is stored is old enough or says something else.
-    fn note_visit(&self, client: &Client, now: Millis, from: Option<(IpAddr, Mechanism)>) {
-        let granule = self.config.clients.last_use.get().unwrap_or(0);
-        let fresh = client.seen.is_some_and(|seen| now.seconds_since(seen) < granule);
-        let moved = from.is_some_and(|from| !client.has_come(from));
-        if fresh && !moved {
-            return;
-        }
-        let clients = self.config.clients.clone();
-        self.note_client(client.account, client.sid, move |client| {
-            client.was_seen(now, from, &clients);
-            true
-        });
-    }
-
-    async fn new_client(
-        self: &Arc<Self>,
-        identity: &Identity,
-        resource: &str,
-        now: Millis,
-        from: Option<(IpAddr, Mechanism)>,
-    ) -> Result<Client, StoreError> {
-        let whose = Owner {
-            account: identity.account,
-            jid: identity.jid.as_str(),
-            generation: identity.generation,
-            stamp: identity.stamp,
-        };
-        // The first one needs nobody to confirm it; afterwards there is somebody.
-        let confirm = identity.policy().new_clients == NewClients::Confirm;
-        let unconfirmed = confirm && {
-            let others = self.clients_of(identity.account, None, 0).await?;
-            others.iter().any(|client| client.over.is_none() && !client.unconfirmed)
-        };
-        let make = |sid| {
-            let key = Key::Resource(resource.to_owned());
-            let mut client = Client::new(&whose, sid, key, now, "login");
-            client.was_seen(now, from, &self.config.clients);
-            client.unconfirmed = unconfirmed;
-            client
-        };
-        let client = self.add_client(identity.account, make).await?;
-        tracing::info!(
-            event = "new-client",
-            jid = client.jid,
-            client = %client.id,
-            sid = client.sid,
-            unconfirmed,
-        );
-        // Whoever comes pays for the room: old tombstones and forgotten clients go now and then.
-        if client.sid.is_multiple_of(16) {
-            let (server, account) = (self.clone(), identity.account);
-            let here: Vec<u64> = self
-                .registry
-                .of(identity.jid.as_str())
-                .iter()
-                .filter_map(|session| Some(session.identity()?.client()?.sid))
-                .chain([client.sid])
-                .collect();
-            self.spawn(async move {
-                if let Err(error) = server.tidy_clients(account, &here).await {
-                    tracing::warn!(event = "clients-not-tidied", %error);
-                }
-            });
-        }
-        Ok(client)
-    }
-
-    /// What is known of a session's client once it is over: when it was last there, and what it said
-    /// it is.
-    pub(crate) fn note_leaving(&self, session: &Session) {
-        let Some((identity, client)) = session.identity().and_then(|me| Some((me, me.client()?)))
-        else {
-            return;
-        };
-        let (seen, software) = (session.last_activity(), session.software());
-        let granule = self.config.clients.last_use.get().unwrap_or(0);
-        if let Some(known) = self.known_clients.get(identity.account.0, client.sid)
-            && known.seen.is_some_and(|last| seen.seconds_since(last) < granule)
-            && software.as_deref().is_none_or(|told| known.software.as_deref() == Some(told))
-        {
-            return;
-        }
-        let clients = self.config.clients.clone();
-        self.note_client(identity.account, client.sid, move |client| {
-            let fresh = client.seen.is_some_and(|last| seen.seconds_since(last) < granule);
-            let told = software.as_deref().filter(|told| client.software.as_deref() != Some(told));
-            if let Some(told) = told {
-                client.software = Some(told.chars().take(client::TEXT).collect());
-            }
-            if !fresh {
-                client.was_seen(seen, None, &clients);
-            }
-            told.is_some() || !fresh
-        });
     }
 }
 

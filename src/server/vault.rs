@@ -6,26 +6,26 @@
 //! A token that is over stays as its own tombstone: whoever presents its secret is told why it no
 //! longer opens anything; whoever does not is told nothing.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::Ordering},
-};
+mod mint;
+mod revoke;
+
+pub use mint::{Mint, MintError, Parent};
+
+use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use wire::{Jid, Mechanism, Secret, Token, TokenId};
+use wire::{Mechanism, Token, TokenId};
 
 use crate::{
     Server,
     account::{Account, Role},
-    client::{Check, Class, Client, Key, Kind, Over, Refused, Tombstone, book::Handle},
+    client::{Check, Client, Kind, Over, Refused, Tombstone, book::Handle},
     clock::Millis,
-    end::{Actor, End, Level, Reason},
+    end::Actor,
     epoch::{Epoch, InForce, Stamp},
-    id::{ClientId, GrantId},
+    id::GrantId,
     policy::Effective,
-    random,
-    registry::Few,
     store::StoreError,
 };
 
@@ -136,82 +136,6 @@ mod some_token_id {
         super::token_id::deserialize(d).map(Some)
     }
 }
-
-/// What is asked for when a token is minted.
-#[derive(Clone, Debug)]
-pub struct Mint {
-    /// Seconds until it dies; none: never.
-    pub ttl: Option<u64>,
-    /// Seconds without use until it dies; none: never.
-    pub inactive: Option<u64>,
-    /// What its sessions may do at most.
-    pub role: Role,
-    /// What it is for.
-    pub purpose: String,
-    /// A name for people, for the client that is made for it.
-    pub label: Option<String>,
-    /// The one resource it may bind.
-    pub resource: Option<String>,
-    /// Who mints it.
-    pub by: String,
-    /// How long the client that is made for it may stay.
-    pub class: Class,
-    /// The network that this client may come from.
-    pub bound_to: Option<ipnet::IpNet>,
-    /// Whose token it becomes.
-    pub parent: Parent,
-}
-
-/// Whose token one becomes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Parent {
-    /// That of a client and a grant of its own, made for it.
-    #[default]
-    New,
-    /// That of a new grant of a client that is there.
-    Client(ClientId),
-    /// That of a grant that is there.
-    Grant(GrantId),
-}
-
-impl Mint {
-    /// A token that logs in, without bounds, for a client of its own.
-    #[must_use]
-    pub fn login(role: Role, by: impl Into<String>) -> Self {
-        Self {
-            ttl: None,
-            inactive: None,
-            role,
-            purpose: LOGIN.into(),
-            label: None,
-            resource: None,
-            by: by.into(),
-            class: Class::Policy,
-            bound_to: None,
-            parent: Parent::New,
-        }
-    }
-}
-
-/// Why a token was not minted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MintError {
-    /// The client or grant is not there, or is another account's.
-    #[error("this account has no such client or grant")]
-    NoParent,
-    /// The client or grant is over.
-    #[error("the client or grant is over: {}", .0.as_str())]
-    Over(Over),
-    /// The grant has as many tokens as it may.
-    #[error("the client has {MAX_TOKENS} tokens; revoke one first")]
-    TooMany,
-    /// Storage failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Most tokens of one client, dead ones included: the row has to stay small.
-const MAX_TOKENS: usize = 64;
 
 /// Why a token does not open anything. Only [`Unknown`](Self::Unknown) is told to those who have not
 /// shown the right secret.
@@ -335,121 +259,6 @@ impl Client {
 }
 
 impl Server {
-    /// Mints a token. Its text is given out here and never again. Durable when this returns.
-    ///
-    /// # Errors
-    /// [`MintError`]: there is none then.
-    pub async fn mint(&self, account: &Account, mint: Mint) -> Result<(Found, Token), MintError> {
-        let corrupt = |why: String| StoreError::Corrupt { table: "account", why };
-        let owner = Jid::parse(&account.jid).map_err(|why| corrupt(why.to_string()))?;
-        let epochs = self.epochs_of(account).await?;
-        let policy = self.policy_of(account);
-        let secret = Secret::new(random::bytes::<24>().to_vec());
-        let now = self.clock.now();
-        let record = |epoch: u64| {
-            let id = TokenId(u64::from_be_bytes(random::bytes()));
-            let (key, server_key) = self.keys.current();
-            TokenRecord {
-                id,
-                key,
-                mac: STANDARD.encode(wire::token::mac(&server_key, id, &secret)),
-                created: now,
-                created_by: mint.by.clone(),
-                expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
-                inactive: mint.inactive,
-                used: None,
-                role: mint.role,
-                purpose: mint.purpose.clone(),
-                resource: mint.resource.clone(),
-                epoch,
-                next: None,
-                over: None,
-            }
-        };
-        let grant = || Grant {
-            id: GrantId::random(),
-            created: now,
-            created_by: mint.by.clone(),
-            expires: None,
-            used: None,
-            role: mint.role,
-            generation: account.generation,
-            stamp: epochs.stamp(),
-            epoch: Epoch::default(),
-            over: None,
-            tokens: vec![record(0)],
-        };
-        let handle = match mint.parent {
-            Parent::New => {
-                let whose = crate::client::Owner {
-                    account: account.id,
-                    jid: &account.jid,
-                    generation: account.generation,
-                    stamp: epochs.stamp(),
-                };
-                let make = |sid| {
-                    let grant = grant();
-                    Client {
-                        key: Key::Grant(grant.id),
-                        class: mint.class,
-                        label: mint.label.clone(),
-                        expires: mint
-                            .class
-                            .length(&self.config.clients)
-                            .map(|length| now.plus_seconds(length)),
-                        bound_to: mint.bound_to,
-                        grants: vec![grant],
-                        ..Client::new(&whose, sid, Key::Resource(String::new()), now, &mint.by)
-                    }
-                };
-                let client = self.add_client(account.id, make).await?;
-                return found(client, secret, owner, None).ok_or(MintError::NoParent);
-            }
-            Parent::Client(id) => Handle::Client(id),
-            Parent::Grant(id) => Handle::Grant(id),
-        };
-        let there = self.client_with(handle).await?.filter(|client| client.account == account.id);
-        let there = there.ok_or(MintError::NoParent)?;
-        let (mut minted, mut refused) = (None, None);
-        let changed = self.change_client(account.id, there.sid, |client| {
-            let check = Check { policy: &policy, epochs: &epochs, now };
-            refused = client.over(account, &policy, now).map(MintError::Over);
-            if client.grants.iter().map(|grant| grant.tokens.len()).sum::<usize>() >= MAX_TOKENS {
-                refused = Some(MintError::TooMany);
-            }
-            let over = client.grants.iter().find(|grant| handle == Handle::Grant(grant.id));
-            let over = over.and_then(|grant| client.grant_over(grant, account, &check));
-            refused = refused.take().or(over.map(MintError::Over));
-            if refused.is_some() {
-                return false;
-            }
-            let of = |grant: &&mut Grant| handle == Handle::Grant(grant.id);
-            let token = match client.grants.iter_mut().find(of) {
-                Some(grant) => {
-                    // No token gives more, or lasts longer, than its grant.
-                    let mut token = record(grant.epoch.current);
-                    token.role = token.role.min(grant.role);
-                    token.expires = [token.expires, grant.expires].into_iter().flatten().min();
-                    grant.tokens.push(token.clone());
-                    token
-                }
-                None => {
-                    let grant = grant();
-                    let token = grant.tokens[0].clone();
-                    client.grants.push(grant);
-                    token
-                }
-            };
-            minted = Some(token.id);
-            true
-        });
-        let client = changed.await?.ok_or(MintError::NoParent)?;
-        match refused {
-            Some(refused) => Err(refused),
-            None => found(client, secret, owner, minted).ok_or(MintError::NoParent),
-        }
-    }
-
     /// Checks a token that somebody presents to log in.
     ///
     /// # Errors
@@ -646,162 +455,4 @@ impl Server {
         }
         Ok(tokens)
     }
-
-    /// Makes a token that takes another one's place: the same client, grant, role and resource, and
-    /// the same length of life, counted anew. The older one is good until the newer one is used. The
-    /// text of the newer one is given out here and never again.
-    ///
-    /// # Errors
-    /// [`MintError`]; [`MintError::NoParent`] if there is no such token.
-    pub async fn rotate_token(
-        &self,
-        account: &Account,
-        id: TokenId,
-        by: &str,
-    ) -> Result<(Found, Token), MintError> {
-        let old = self.find_token(id).await?.filter(|old| old.client.account == account.id);
-        let old = old.ok_or(MintError::NoParent)?;
-        let (epochs, policy) = (self.epochs_of(account).await?, self.policy_of(account));
-        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
-        if let Some(over) = old.client.token_over(&old.grant, &old.token, account, &check) {
-            return Err(MintError::Over(over));
-        }
-        let length = |expires: Millis| expires.seconds_since(old.token.created);
-        let mint = Mint {
-            ttl: old.token.expires.map(length),
-            inactive: old.token.inactive,
-            purpose: old.token.purpose.clone(),
-            resource: old.token.resource.clone(),
-            parent: Parent::Grant(old.grant.id),
-            ..Mint::login(old.token.role, by)
-        };
-        let (new, text) = self.mint(account, mint).await?;
-        self.change_client(account.id, old.client.sid, |client| {
-            let Some((_, token)) = client.token_mut(id) else { return false };
-            // One that never was used gives way at once: nobody has it, or nobody keeps it.
-            let before = token.next.replace(new.token.id);
-            if let Some((_, skipped)) = before.and_then(|before| client.token_mut(before)) {
-                skipped.next = Some(new.token.id);
-            }
-            true
-        })
-        .await?;
-        Ok((new, text))
-    }
-
-    /// Revokes a token for good, durably, and only then ends the sessions that it opened; they are
-    /// returned, marked dead, for the caller to wait for. `None`: there is no such token.
-    ///
-    /// # Errors
-    /// When storage fails: nothing has changed then.
-    pub async fn revoke_token(
-        self: &Arc<Self>,
-        id: TokenId,
-        actor: &Actor,
-        reason: Option<String>,
-    ) -> Result<Option<(Found, Few)>, StoreError> {
-        let tombstone = Tombstone::new(self.clock.now(), Over::Revoked, actor, reason.clone());
-        let Some(client) = self.client_with(Handle::Token(id)).await? else { return Ok(None) };
-        let changed = self.change_client(client.account, client.sid, |client| {
-            let Some((_, token)) = client.token_mut(id) else { return false };
-            if token.over.is_some() {
-                return false;
-            }
-            token.over = Some(tombstone.clone());
-            true
-        });
-        let Some(client) = changed.await? else { return Ok(None) };
-        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        let sessions = self.registry.with_token(id);
-        self.end_revoked(&sessions, Reason::Revoked, actor, reason);
-        let found = client.token(id).map(|(grant, token)| (grant.clone(), token.clone()));
-        Ok(found.map(|(grant, token)| (Found { client, grant, token }, sessions)))
-    }
-
-    /// Ends a grant with all its tokens, durably, and only then the sessions that they opened, and no
-    /// others; they are returned, marked dead. `None`: there is no such grant.
-    ///
-    /// # Errors
-    /// When storage fails: nothing has changed then.
-    pub async fn end_grant(
-        self: &Arc<Self>,
-        id: GrantId,
-        why: Over,
-        actor: &Actor,
-        reason: Option<String>,
-    ) -> Result<Option<(Client, Few)>, StoreError> {
-        let tombstone = Tombstone::new(self.clock.now(), why, actor, reason.clone());
-        let Some(client) = self.client_with(Handle::Grant(id)).await? else { return Ok(None) };
-        let changed = self.change_client(client.account, client.sid, |client| {
-            let grant = client.grants.iter_mut().find(|grant| grant.id == id);
-            grant.filter(|grant| grant.over.is_none()).map(|grant| grant.end(&tombstone)).is_some()
-        });
-        let Some(client) = changed.await? else { return Ok(None) };
-        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        let mut sessions = self.registry.of(&client.jid);
-        sessions.retain(|session| session.identity().is_some_and(|me| me.grant == Some(id)));
-        self.end_revoked(&sessions, Reason::Revoked, actor, reason);
-        Ok(Some((client, sessions)))
-    }
-
-    /// Ends a client with all its grants and tokens, durably, and only then its sessions, and no
-    /// others; they are returned, marked dead. With a block, it is refused from now on whatever it
-    /// proves. `None`: there is no such client.
-    ///
-    /// # Errors
-    /// When storage fails: nothing has changed then.
-    pub async fn end_client_of(
-        self: &Arc<Self>,
-        account: crate::id::AccountId,
-        sid: u64,
-        why: Over,
-        block: Option<crate::client::Block>,
-        actor: &Actor,
-        reason: Option<String>,
-    ) -> Result<Option<(Client, Few)>, StoreError> {
-        let tombstone = Tombstone::new(self.clock.now(), why, actor, reason.clone());
-        let ended = if block.is_some() { Reason::Blocked } else { Reason::Revoked };
-        let changed = self.change_client(account, sid, |client| {
-            let before = client.over.is_some() && block.is_none();
-            client.end(&tombstone);
-            if block.is_some() {
-                client.block.clone_from(&block);
-            }
-            !before
-        });
-        let Some(client) = changed.await? else { return Ok(None) };
-        self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        let mut sessions = self.registry.of(&client.jid);
-        sessions.retain(|session| {
-            session.identity().and_then(|me| me.client()).is_some_and(|c| c.is(&client))
-        });
-        self.end_revoked(&sessions, ended, actor, reason);
-        Ok(Some((client, sessions)))
-    }
-
-    /// Ends sessions whose credential is gone.
-    pub(crate) fn end_revoked(
-        self: &Arc<Self>,
-        sessions: &[Arc<crate::Session>],
-        reason: Reason,
-        actor: &Actor,
-        text: Option<String>,
-    ) {
-        let end = End { level: Level::Revoke, actor: actor.clone(), text, ..End::new(reason) };
-        for session in sessions {
-            self.end(session, end.clone());
-        }
-    }
-}
-
-/// What was minted last, in the client as it is now.
-fn found(
-    client: Client,
-    secret: Secret,
-    owner: Jid,
-    id: Option<TokenId>,
-) -> Option<(Found, Token)> {
-    let id = id.or_else(|| Some(client.grants.last()?.tokens.last()?.id))?;
-    let (grant, token) = client.token(id).map(|(grant, token)| (grant.clone(), token.clone()))?;
-    Some((Found { client, grant, token }, Token { id, secret, owner }))
 }

@@ -110,21 +110,16 @@ struct Set {
 async fn act(server: &Arc<Server>, what: &str, set: &Set) -> bool {
     let jid = "alice@localhost".parse_jid();
     let Ok(found) = server.find_token(set.id).await else { return false };
-    let client = found.as_ref().map(|found| (found.client.account, found.client.sid));
-    match (what, found, client) {
-        ("token revoked", ..) => server.revoke_token(set.id, &admin(), None).await.is_ok(),
-        ("grant ended", Some(found), _) => {
+    match (what, found) {
+        ("token revoked", _) => server.revoke_token(set.id, &admin(), None).await.is_ok(),
+        ("grant ended", Some(found)) => {
             server.end_grant(found.grant.id, Over::Revoked, &admin(), None).await.is_ok()
         }
-        ("client ended", _, Some((account, sid))) => {
-            let over = Over::Revoked;
-            server.end_client_of(account, sid, over, None, &admin(), None).await.is_ok()
+        ("client ended", Some(found)) => {
+            server.end_client(&found.client, Over::Revoked, &admin(), None).await.is_ok()
         }
-        ("client blocked", _, Some((account, sid))) => {
-            let block =
-                server::client::Block { at: START, until: None, by: "test".into(), text: None };
-            let over = Over::Revoked;
-            server.end_client_of(account, sid, over, Some(block), &admin(), None).await.is_ok()
+        ("client blocked", Some(found)) => {
+            server.block_client(&found.client, None, &admin(), None).await.is_ok()
         }
         ("disabled", ..) => server.set_standing(&jid, Standing::Disabled, admin()).await.is_ok(),
         ("password set", ..) => {
@@ -134,7 +129,7 @@ async fn act(server: &Arc<Server>, what: &str, set: &Set) -> bool {
         ("account epoch", ..) => server.raise_account_epoch(&jid, false, &admin()).await.is_ok(),
         ("server epoch", ..) => server.raise_epoch(Scope::Server, false, &admin()).await.is_ok(),
         ("deleted", ..) => server.delete_account(&jid, admin()).await.is_ok(),
-        (_, None, _) | (_, _, None) => panic!("{what}: the token is not there"),
+        (_, None) => panic!("{what}: the token is not there"),
         (other, ..) => panic!("{other} is no act"),
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Session,
     change::Standing,
-    client::{Block, Check, Client, Over, Tombstone, WayBack, book::Handle},
+    client::{Check, Client, Over, WayBack, book::Handle},
     clock::Millis,
     config::Span,
     end::{End, Level, Outcome, Reason},
@@ -29,7 +29,7 @@ use crate::{
 
 macro_rules! options {
     ($($name:ident $word:literal $form:ident $kind:expr, $about:literal;)*) => {
-        $(const $name: Arg =
+        $(pub(super) const $name: Arg =
             Arg { name: $word, about: $about, form: Form::$form, kind: $kind };)*
     };
 }
@@ -95,105 +95,6 @@ pub const COMMANDS: &[Command] = &[Command {
     shape: Shape::Outcome(&["id", "jid", "outcome", "ways_back"]),
     run: |call| Box::pin(end(call)),
 }];
-
-/// Commands that lock sessions instead of ending them.
-pub const FREEZE: &[Command] = &[
-    Command {
-        name: "session freeze",
-        about: "Lock sessions, and whatever their clients open, until they are unfrozen",
-        details: "Nothing is read from a frozen session, and what it is sent waits, within \
-                  `limits.mailbox_bytes`. It stays where it is, and nothing is lost; contacts see no \
-                  change. It can still be ended.",
-        args: SELECTORS,
-        mutates: true,
-        right: Right::Block,
-        scope: Scope::Own,
-        fresh: true,
-        shape: Shape::Outcome(&["id", "jid", "outcome"]),
-        run: |call| Box::pin(freeze(call, true)),
-    },
-    Command {
-        name: "session unfreeze",
-        about: "Unlock sessions that were frozen, and their clients",
-        details: "",
-        args: SELECTORS,
-        mutates: true,
-        right: Right::Block,
-        scope: Scope::Own,
-        fresh: true,
-        shape: Shape::Outcome(&["id", "jid", "outcome"]),
-        run: |call| Box::pin(freeze(call, false)),
-    },
-];
-
-const SELECTORS: &[Arg] = &[
-    select::SELECTOR,
-    select::ID,
-    select::CLIENT,
-    select::SID,
-    select::GRANT,
-    select::TOKEN,
-    select::IP,
-    select::SOFTWARE,
-    select::MECHANISM,
-    select::AT_STAGE,
-    select::OLDER,
-    select::IDLE,
-    select::EXCEPT,
-    select::OTHERS,
-    select::ALL,
-    REASON,
-];
-
-/// Durable first: a client that comes back in between is as locked as its session.
-async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {
-    let Selected { mut sessions, named } = select(&call).await?;
-    let (withheld, refused) = withhold(&call, &mut sessions, &[Right::Block]).await?;
-    if let Some(why) = refused.filter(|_| sessions.is_empty()) {
-        return Err(why);
-    }
-    call.reasoned(sessions.iter().map(|session| account_of(session)))?;
-    let identities = sessions.iter().filter_map(|session| session.identity());
-    let mut clients: BTreeSet<(AccountId, u64)> =
-        identities.filter_map(|me| Some((me.account, me.client()?.sid))).collect();
-    if let Some((Handle::Client(_), client)) = &named {
-        let owner = Jid::parse(&client.jid).map_err(|why| CommandError::failed(why.to_string()))?;
-        if let Some(why) = may_touch(&call, client.account, &owner, &[Right::Block]).await? {
-            return Err(why);
-        }
-        call.may_end_client(client.account, client.sid).await?;
-        call.note(client.account, &client.jid);
-        clients.insert((client.account, client.sid));
-    }
-    let now = call.server.clock.now();
-    for (account, sid) in &clients {
-        let text = call.text("reason").map(str::to_owned);
-        let mark = Tombstone::new(now, Over::Frozen, &call.actor(Some(*account)), text);
-        let change = |client: &mut Client| {
-            let before = client.frozen.is_some();
-            client.frozen = frozen.then(|| mark.clone());
-            before != frozen
-        };
-        call.server.change_client(*account, *sid, change).await?;
-    }
-    // Whoever is just coming looks again.
-    call.server.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-    let word = if frozen { "frozen" } else { "unfrozen" };
-    let mut changed = 0;
-    for session in &sessions {
-        let did = call.server.registry.set_frozen(session, frozen);
-        changed += usize::from(did);
-        let outcome = if did { word.to_owned() } else { format!("already-{word}") };
-        let _ = call.row(one(session, outcome.into(), None)).await;
-    }
-    for session in &withheld {
-        let _ = call.row(one(session, "forbidden".into(), None)).await;
-    }
-    if sessions.is_empty() && clients.is_empty() {
-        return Ok(Done::nothing("no session matches").with(word, 0));
-    }
-    Ok(Done::said(format!("{} {word}", plural(changed))).with(word, changed))
-}
 
 /// The rights that a level takes.
 fn rights(level: Level) -> &'static [Right] {
@@ -395,7 +296,11 @@ fn hash(level: Level, sessions: &[Arc<Session>]) -> String {
     text.to_ascii_lowercase()
 }
 
-fn one(session: &Session, outcome: Value, ways: Option<&[WayBack]>) -> Map<String, Value> {
+pub(super) fn one(
+    session: &Session,
+    outcome: Value,
+    ways: Option<&[WayBack]>,
+) -> Map<String, Value> {
     row! {
         "id": session.id.to_string(),
         "jid": session.jid().map(Jid::as_str),
@@ -610,14 +515,17 @@ async fn take_away(
     for ((account, sid), jid) in &targets.clients {
         call.note(*account, jid);
         let actor = call.actor(Some(*account));
-        let block = (level == Level::Block).then(|| Block {
-            at: now,
-            until: call.value::<Span>("for").and_then(Span::get).map(|s| now.plus_seconds(s)),
-            by: actor.name().to_owned(),
-            text: text.clone(),
-        });
-        let over = server.end_client_of(*account, *sid, Over::Revoked, block, &actor, text.clone());
-        match over.await {
+        let found = server.client(*account, *sid).await.map_err(|why| (taken, why.into()))?;
+        let Some(client) = found else { continue };
+        let over = match level {
+            Level::Block => {
+                let until = call.value::<Span>("for").and_then(Span::get);
+                let until = until.map(|span| now.plus_seconds(span));
+                server.block_client(&client, until, &actor, text.clone()).await
+            }
+            _ => server.end_client(&client, Over::Revoked, &actor, text.clone()).await.map(Some),
+        };
+        match over {
             Ok(Some((_, sessions))) => {
                 taken += 1;
                 ended.extend(sessions);

@@ -6,6 +6,7 @@ mod call;
 mod caller;
 mod client;
 mod end;
+mod freeze;
 mod grant;
 mod history;
 mod job;
@@ -48,7 +49,7 @@ pub const CORE: &[&[Command]] = &[
     SESSION,
     WHOAMI,
     end::COMMANDS,
-    end::FREEZE,
+    freeze::COMMANDS,
     job::COMMANDS,
     HISTORY,
     CLIENT,
