@@ -264,6 +264,17 @@ impl Kind {
     }
 }
 
+impl Over {
+    /// What it is when this actor ends a client on purpose: its owner logs it out.
+    #[must_use]
+    pub fn by(actor: &Actor) -> Self {
+        match actor {
+            Actor::Owner(_) | Actor::Peer => Self::Logout,
+            Actor::Admin(_) | Actor::Server => Self::Revoked,
+        }
+    }
+}
+
 impl Tombstone {
     /// One that an actor sets.
     #[must_use]

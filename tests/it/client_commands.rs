@@ -92,7 +92,7 @@ async fn lj_26_clients_are_listed_with_the_own_one_marked_and_others_are_ended_i
     assert_eq!(field(&rows, "sid"), [&json!(1)]);
     let all = json!({ "jid": ALICE, "all": true });
     let (rows, _) = call(server, &caller, "client list", all).await;
-    assert_eq!(field(&rows, "state"), [&json!("good"), &json!("revoked"), &json!("revoked")]);
+    assert_eq!(field(&rows, "state"), [&json!("good"), &json!("logout"), &json!("logout")]);
     // Page by page the same.
     let page = json!({ "jid": ALICE, "all": true, "limit": "2" });
     let (rows, done) = call(server, &caller, "client list", page).await;

@@ -454,3 +454,27 @@ async fn iv_10_who_only_pings_is_inactive_all_the_same_unless_pings_count() {
     world.clock.advance(1);
     assert_eq!(world.server.sweep(), 0);
 }
+
+#[tokio::test]
+async fn iv_07_who_was_logged_out_by_its_owner_is_told_so() {
+    let world = World::start(|config| config.clients.fresh = server::config::Span::OFF).await;
+    let alice = world.account("alice").await;
+    let server = &world.server;
+    let (_, text) = server.mint(&alice, Mint::login(Role::User, "test")).await.expect("is minted");
+    let tablet = token_visit(server, &text.to_text()).await.expect("is valid");
+    server.bind(&tablet, Some("tablet")).await.expect("is free");
+    let phone = visit(server, "alice@localhost", "phone").await;
+    let caller = server.caller_of(&phone).await.expect("is there");
+    let args = json!({ "selector": ["alice@localhost/tablet"], "level": "revoke" });
+    let Value::Object(args) = args else { panic!("arguments are an object") };
+    let (sender, mut replies) = tokio::sync::mpsc::channel(64);
+    command::run(server.clone(), caller, "session end", args, sender).await;
+    while let Some(reply) = replies.recv().await {
+        assert!(!matches!(reply, Reply::Failed(_)), "{reply:?}");
+    }
+    let denied = token_visit(server, &text.to_text()).await.expect_err("is over");
+    let app = denied.app.expect("says why");
+    let told = String::from_utf8_lossy(&app).into_owned();
+    assert!(told.contains("logout") && told.contains("owner"), "{told}");
+    assert_eq!(denied.text.as_deref(), Some("This client was logged out"));
+}

@@ -674,7 +674,7 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
     let mut buried = Vec::new();
     for (client, owner) in &targets {
         let actor = call.actor(Some(client.account));
-        let ended = call.server.end_client(client, Over::Revoked, &actor, text.clone()).await;
+        let ended = call.server.end_client(client, Over::by(&actor), &actor, text.clone()).await;
         let (client, sessions) = ended.map_err(|error| {
             let message = format!("{error}, after {} clients were revoked", buried.len());
             CommandError::failed(message).hint("see the server's log; try again")

@@ -523,7 +523,7 @@ async fn take_away(
                 let until = until.map(|span| now.plus_seconds(span));
                 server.block_client(&client, until, &actor, text.clone()).await
             }
-            _ => server.end_client(&client, Over::Revoked, &actor, text.clone()).await.map(Some),
+            _ => server.end_client(&client, Over::by(&actor), &actor, text.clone()).await.map(Some),
         };
         match over {
             Ok(Some((_, sessions))) => {
