@@ -15,7 +15,7 @@ use crate::{
     id::{AccountId, ClientId, GrantId},
     privacy::Aging,
     store::{Batch, Owner, Range, Row, SERVER, StoreError, Table},
-    vault::{Grant, TokenRecord},
+    vault::Grant,
 };
 
 /// Clients by account and number.
@@ -443,13 +443,5 @@ impl ClientRef {
     #[must_use]
     pub fn is(self, client: &Client) -> bool {
         self.id == client.id
-    }
-}
-
-impl TokenRecord {
-    /// The handle of its row.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle::Token(self.id)
     }
 }

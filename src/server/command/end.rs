@@ -12,7 +12,7 @@ use wire::Jid;
 
 use super::{
     Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
-    select::{self, Selected, each_once, may_touch, select, withhold},
+    select::{Selected, each_once, may_touch, select, selectors, withhold},
     session::{account_of, plural},
 };
 use crate::{
@@ -62,32 +62,7 @@ pub const COMMANDS: &[Command] = &[Command {
               what was named), `block` also refuses those clients whatever they prove, `disable` \
               keeps their accounts from logging in. Credentials go first, connections last. The \
               answer names the ways back that are left.",
-    args: &[
-        select::SELECTOR,
-        select::ID,
-        select::CLIENT,
-        select::SID,
-        select::GRANT,
-        select::TOKEN,
-        select::IP,
-        select::SOFTWARE,
-        select::MECHANISM,
-        select::AT_STAGE,
-        select::OLDER,
-        select::IDLE,
-        select::EXCEPT,
-        select::OTHERS,
-        select::ALL,
-        REASON,
-        LEVEL,
-        FOR,
-        HOLD,
-        RATE,
-        IN,
-        AT,
-        DRY,
-        IF_HASH,
-    ],
+    args: selectors![REASON, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
     mutates: true,
     right: Right::End,
     scope: Scope::Own,

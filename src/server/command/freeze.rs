@@ -7,7 +7,7 @@ use wire::Jid;
 use super::{
     Arg, Call, Command, CommandError, Done, Scope, Shape,
     end::{REASON, one},
-    select::{self, Selected, may_touch, select, withhold},
+    select::{Selected, may_touch, select, selectors, withhold},
     session::{account_of, plural},
 };
 use crate::{
@@ -46,24 +46,7 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-const SELECTORS: &[Arg] = &[
-    select::SELECTOR,
-    select::ID,
-    select::CLIENT,
-    select::SID,
-    select::GRANT,
-    select::TOKEN,
-    select::IP,
-    select::SOFTWARE,
-    select::MECHANISM,
-    select::AT_STAGE,
-    select::OLDER,
-    select::IDLE,
-    select::EXCEPT,
-    select::OTHERS,
-    select::ALL,
-    REASON,
-];
+const SELECTORS: &[Arg] = selectors![REASON];
 
 /// Durable first: a client that comes back in between is as locked as its session.
 async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {

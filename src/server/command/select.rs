@@ -50,6 +50,31 @@ args! {
     ALL "all" Flag ValueKind::Text, "All sessions";
 }
 
+/// The arguments that select sessions, with those that a command has besides.
+macro_rules! selectors {
+    ($($more:expr),* $(,)?) => {
+        &[
+            $crate::command::select::SELECTOR,
+            $crate::command::select::ID,
+            $crate::command::select::CLIENT,
+            $crate::command::select::SID,
+            $crate::command::select::GRANT,
+            $crate::command::select::TOKEN,
+            $crate::command::select::IP,
+            $crate::command::select::SOFTWARE,
+            $crate::command::select::MECHANISM,
+            $crate::command::select::AT_STAGE,
+            $crate::command::select::OLDER,
+            $crate::command::select::IDLE,
+            $crate::command::select::EXCEPT,
+            $crate::command::select::OTHERS,
+            $crate::command::select::ALL,
+            $($more),*
+        ]
+    };
+}
+pub(super) use selectors;
+
 /// What was selected.
 pub(super) struct Selected {
     /// The sessions, each once, in the order of their ids.
