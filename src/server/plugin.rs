@@ -4,7 +4,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use wire::{Frame, Jid};
+use bytes::Bytes;
+use wire::{El, Frame, Jid};
 
 use crate::{
     Server, Session,
@@ -76,11 +77,37 @@ pub(crate) type IqHandler = Box<dyn Fn(&Iq) -> Answer + Send + Sync>;
 /// The payload of an IQ: namespace and local name.
 pub(crate) type Payload = (&'static str, &'static str);
 
+/// Turns something on for a session that has just been bound, and may have something to tell it.
+pub(crate) type InlineHandler = Box<dyn Fn(&Moment, &El<'_>) -> Option<Bytes> + Send + Sync>;
+
+/// An element that a client may put into a request to bind (XEP-0386 section 4), so that something
+/// is on from the first moment.
+pub struct Inline {
+    /// The feature under which it is announced; several elements may share one.
+    pub var: &'static str,
+    /// The element's namespace.
+    pub namespace: &'static str,
+    /// The element's local name.
+    pub local: &'static str,
+    handler: InlineHandler,
+}
+
+impl Inline {
+    /// To be called right after the bind, with the client's element. What it gives is one or more
+    /// whole elements, for the answer to the bind.
+    #[must_use]
+    pub fn call(&self, moment: &Moment, el: &El<'_>) -> Option<Bytes> {
+        (self.handler)(moment, el)
+    }
+}
+
 /// What plugins have registered, apart from their hooks.
 #[derive(Default)]
 pub struct Registrations {
     pub(crate) iq: HashMap<(Target, &'static str, &'static str), IqHandler>,
     pub(crate) tables: Vec<&'static Table>,
+    /// Elements that a request to bind may contain, in the plugins' order.
+    pub inline: Vec<Inline>,
     /// Service-discovery features of hosts, sorted, each once.
     pub host_features: Vec<&'static str>,
     /// Service-discovery features of accounts, sorted, each once.
@@ -145,6 +172,18 @@ impl Setup<'_> {
             let before = self.registrations.iq.insert(key, Box::new(handler.clone()));
             debug_assert!(before.is_none(), "two plugins answer <{local} xmlns='{namespace}'/>");
         }
+    }
+
+    /// Lets clients put `local` in `namespace` into a request to bind, announced as the feature `var`.
+    /// The handler is called once the session is bound.
+    pub fn inline(
+        &mut self,
+        var: &'static str,
+        (namespace, local): Payload,
+        handler: impl Fn(&Moment, &El<'_>) -> Option<Bytes> + Send + Sync + 'static,
+    ) {
+        let handler = Box::new(handler);
+        self.registrations.inline.push(Inline { var, namespace, local, handler });
     }
 
     /// Announces features of the served domains.
