@@ -101,6 +101,26 @@ impl Inline {
     }
 }
 
+/// Deals with an element of a bound session that is no stanza.
+pub(crate) type NonzaHandler = Box<dyn Fn(&Moment, &El<'_>) + Send + Sync>;
+
+/// A first-level element that is no stanza and that a client may send once it is bound. There is no
+/// answer to it.
+pub struct Nonza {
+    /// Its namespace.
+    pub namespace: &'static str,
+    /// Its local name.
+    pub local: &'static str,
+    handler: NonzaHandler,
+}
+
+impl Nonza {
+    /// To be called before anything else that the session has sent is looked at.
+    pub fn call(&self, moment: &Moment, el: &El<'_>) {
+        (self.handler)(moment, el);
+    }
+}
+
 /// What plugins have registered, apart from their hooks.
 #[derive(Default)]
 pub struct Registrations {
@@ -108,6 +128,8 @@ pub struct Registrations {
     pub(crate) tables: Vec<&'static Table>,
     /// Elements that a request to bind may contain, in the plugins' order.
     pub inline: Vec<Inline>,
+    /// Elements that are no stanzas and that bound sessions may send.
+    pub nonzas: Vec<Nonza>,
     /// Service-discovery features of hosts, sorted, each once.
     pub host_features: Vec<&'static str>,
     /// Service-discovery features of accounts, sorted, each once.
@@ -184,6 +206,17 @@ impl Setup<'_> {
     ) {
         let handler = Box::new(handler);
         self.registrations.inline.push(Inline { var, namespace, local, handler });
+    }
+
+    /// Takes first-level elements `local` in `namespace` from bound sessions, though they are no
+    /// stanzas.
+    pub fn nonza(
+        &mut self,
+        (namespace, local): Payload,
+        handler: impl Fn(&Moment, &El<'_>) + Send + Sync + 'static,
+    ) {
+        let handler = Box::new(handler);
+        self.registrations.nonzas.push(Nonza { namespace, local, handler });
     }
 
     /// Announces features of the served domains.
