@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod caps;
+pub mod carbons;
 pub mod disco;
 pub mod offline;
 pub mod ping;
@@ -25,6 +26,7 @@ pub static ALL: &[Plugin] = &[
     roster::PLUGIN,
     presence::PLUGIN,
     offline::PLUGIN,
+    carbons::PLUGIN,
     ping::PLUGIN,
     version::PLUGIN,
     time::PLUGIN,

@@ -56,14 +56,11 @@ pub const PLUGIN: Plugin = Plugin {
             id: "XEP-0334",
             version: "1.0.0",
             title: "Message Processing Hints",
-            note: "`no-store` and `store`; the others have nothing to act on yet",
+            note: "`no-store`, `store`, and `no-copy` for carbons",
         },
     ],
     setup,
 };
-
-/// XEP-0334.
-const HINTS: &str = "urn:xmpp:hints";
 
 /// Rows read at a time.
 const PAGE: usize = 64;
@@ -340,6 +337,6 @@ fn worth_keeping(frame: &Frame) -> bool {
     let root = frame.root();
     let ordinary = !matches!(frame.typ().as_deref(), Some("error" | "groupchat" | "headline"));
     ordinary
-        && root.child("no-store", HINTS).is_none()
-        && (root.child("body", ns::CLIENT).is_some() || root.child("store", HINTS).is_some())
+        && root.child("no-store", ns::HINTS).is_none()
+        && (root.child("body", ns::CLIENT).is_some() || root.child("store", ns::HINTS).is_some())
 }

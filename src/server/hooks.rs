@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use wire::{Frame, Jid, StanzaError};
 
-use crate::{Server, Session, end::EndRecord, id::AccountId};
+use crate::{Server, Session, end::EndRecord, id::AccountId, mailbox::Parcel, registry::Few};
 
 /// A future that owns all it needs.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -152,7 +152,47 @@ pub struct Delivery {
     pub lang: Option<Arc<str>>,
 }
 
-/// A moment in the life of a session: `binding`, `available`, `unavailable` chains.
+/// Which way a message goes, seen from an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To it.
+    Received,
+    /// From it.
+    Sent,
+}
+
+/// A message of which sessions of an account are to have copies; `copies` chain. Whatever a handler
+/// returns, all are asked.
+#[derive(Clone)]
+pub struct Copies {
+    /// The message.
+    pub delivery: Delivery,
+    /// Which way it goes, seen from the account.
+    pub direction: Direction,
+    /// The account's sessions that have the message itself: the one that has sent it, or those that
+    /// it was handed to.
+    pub holders: Few,
+    /// The account's other sessions that have turned carbons on; at least one.
+    pub receivers: Few,
+    /// What the holders were handed, if whoever gets a copy has the message and nobody else need
+    /// (see [`Parcel::alongside`]). Not to be kept.
+    pub original: Option<Parcel>,
+}
+
+/// A stanza on its way into a session's mailbox; `outbound` chain, asked only while the session has
+/// [`Feature::Outbound`](crate::session::Feature::Outbound). `Done`: it is taken care of; else it
+/// goes on at once, `Later` included.
+#[derive(Clone)]
+pub struct Outbound {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Whose mailbox.
+    pub session: Arc<Session>,
+    /// The stanza. Not to be kept if it is a message or an IQ.
+    pub parcel: Parcel,
+}
+
+/// A moment in the life of a session: `binding`, `available`, `resumed` chains.
 #[derive(Clone)]
 pub struct Moment {
     /// The server.
@@ -193,12 +233,18 @@ pub struct Hooks {
     pub available: Chain<Moment>,
     /// A session is about to be bound: load what it needs. `Reject` refuses the bind.
     pub binding: Chain<Moment>,
-    /// A message is on its way to the sessions of a local account (archive, carbons, push).
+    /// Sessions are to have copies of a message.
+    pub copies: Chain<Copies>,
+    /// A message is on its way to the sessions of a local account (archive, push).
     pub deliver: Chain<Delivery>,
     /// A session has ended.
     pub ended: Chain<Ended>,
     /// A bound session sent a stanza.
     pub inbound: Chain<Inbound>,
+    /// A stanza is about to enter the mailbox of a session that has asked for this.
+    pub outbound: Chain<Outbound>,
+    /// A session goes on over another connection. Whatever a handler returns, all are asked.
+    pub resumed: Chain<Moment>,
     /// A message found no session that may take it. `Done`: it is kept; else the sender is told.
     pub undelivered: Chain<Delivery>,
 }

@@ -19,6 +19,7 @@ pub mod client;
 pub mod clock;
 pub mod command;
 pub mod config;
+mod copies;
 pub mod deadlines;
 pub mod end;
 pub mod epoch;

@@ -56,6 +56,19 @@ impl Parcel {
         Self { fork: Some(Arc::default()), ..self }
     }
 
+    /// The same as one more copy of `other`, in another form: whoever gets this has that.
+    #[must_use]
+    pub fn alongside(self, other: &Self) -> Self {
+        Self { fork: other.fork.clone(), ..self }
+    }
+
+    /// Notes that it is where it was to go, so that no copy of it need go elsewhere.
+    pub fn reached(&self) {
+        if let Some(reached) = &self.fork {
+            reached.store(true, Ordering::Release);
+        }
+    }
+
     /// Gives a copy up: whether another one has reached its connection, or is still on its way. Of
     /// copies that are all given up, the last one hears that there is none. Never true for a parcel
     /// that was not forked.
@@ -171,9 +184,7 @@ impl Mailbox {
             taken += parcel.len();
             inner.bytes -= parcel.len();
             inner.taken = inner.taken.wrapping_add(1);
-            if let Some(reached) = &parcel.fork {
-                reached.store(true, Ordering::Release);
-            }
+            parcel.reached();
             each(parcel);
         }
         if inner.queue.is_empty() {

@@ -10,7 +10,7 @@ use wire::{El, Frame, Jid};
 use crate::{
     Server, Session,
     config::Config,
-    hooks::{AccountDeleted, Delivery, Ended, Flow, Hooks, Inbound, Moment},
+    hooks::{AccountDeleted, Copies, Delivery, Ended, Flow, Hooks, Inbound, Moment, Outbound},
     iq::Answer,
     store::Table,
 };
@@ -165,12 +165,18 @@ chains! {
     available: Moment;
     /// Is asked before a session is bound.
     binding: Moment;
+    /// Is asked when sessions are to have copies of a message.
+    copies: Copies;
     /// Is asked when a message is on its way to the sessions of a local account.
     deliver: Delivery;
     /// Is asked when a session has ended.
     ended: Ended;
     /// Is asked about each stanza of a bound session.
     inbound: Inbound;
+    /// Is asked about what sessions with [`Feature::Outbound`](crate::session::Feature) are sent.
+    outbound: Outbound;
+    /// Is asked when a session goes on over another connection.
+    resumed: Moment;
     /// Is asked about messages that no session could take.
     undelivered: Delivery;
 }

@@ -418,6 +418,12 @@ impl Registry {
         self.users[self.shard(bare)].read().get(bare).cloned().unwrap_or_default()
     }
 
+    /// Shows the logged-in sessions of an account that are not ending, without a list of them. `look`
+    /// is called under a lock of the registry, and must not come back to it.
+    pub(crate) fn each_of(&self, bare: &str, look: impl FnMut(&Arc<Session>)) {
+        self.users[self.shard(bare)].read().get(bare).into_iter().flatten().for_each(look);
+    }
+
     /// Bound sessions of an account that are not ending.
     #[must_use]
     pub fn bound(&self, bare: &str) -> Few {

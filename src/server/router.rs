@@ -6,13 +6,13 @@ use std::sync::Arc;
 use wire::{Condition, Frame, Jid, Kind, Stamp, StanzaError, StreamCondition, StreamError};
 
 use crate::{
-    Server, Session,
+    Server, Session, copies,
     end::{End, Reason},
-    hooks::{Delivery, Flow, Inbound},
+    hooks::{Delivery, Flow, Inbound, Outbound},
     mailbox::{Parcel, Refused},
     plugin::Target,
     registry::Few,
-    session::Flags,
+    session::{Feature, Flags},
 };
 
 /// The type attribute of a message (RFC 6121 section 5.2.2); an unknown one counts as normal.
@@ -138,12 +138,20 @@ impl Server {
         let (Some(to), Some(me)) = (session.full(), session.identity()) else { return };
         let from = by.map_or(me.jid.as_str(), Jid::as_str);
         if let Some(xml) = error.of(frame, from, to.as_str()) {
+            self.copy_error(session, frame.kind(), &xml);
             self.push(session, Parcel::whole(frame.kind(), xml));
         }
     }
 
     /// Hands a parcel to a session. One that does not read what it is sent ends.
     pub fn push(self: &Arc<Self>, session: &Arc<Session>, parcel: Parcel) -> bool {
+        if session.has(Feature::Outbound) {
+            let (server, session) = (self.clone(), session.clone());
+            let outbound = Outbound { server, session, parcel: parcel.clone() };
+            if let Flow::Done = self.hooks.outbound.run(&outbound) {
+                return true;
+            }
+        }
         match session.mailbox.push(parcel, self.config.limits.mailbox_bytes) {
             Ok(()) => true,
             Err(Refused::Closed(_)) => false,
@@ -178,6 +186,7 @@ impl Server {
     /// it is told, as if the session had not been there.
     pub(crate) async fn reroute(self: &Arc<Self>, session: &Arc<Session>, frame: Frame) {
         let Some(me) = session.identity() else { return };
+        let Some(frame) = copies::without_copy(frame, &me.jid) else { return };
         let Some(from) = frame.from().and_then(|from| Jid::parse(&from).ok()) else { return };
         let unavailable = || StanzaError::new(Condition::ServiceUnavailable);
         let error = match (frame.kind(), MessageType::of(&frame)) {
@@ -202,6 +211,7 @@ impl Server {
         if let Some(sender) = self.registry.full(&from)
             && let Some(xml) = error.of(&frame, &by, from.as_str())
         {
+            self.copy_error(&sender, frame.kind(), &xml);
             self.push(&sender, Parcel::whole(frame.kind(), xml));
         }
     }
@@ -241,21 +251,21 @@ impl Inbound {
 
     fn message(&self) -> Flow {
         let own = || self.from.bare();
-        let to = self.to.clone().unwrap_or_else(own);
-        if !self.server.is_local(to.domain()) {
-            return self.refuse(remote_server_not_found());
-        }
-        if to.local().is_none() {
-            return self.refuse(StanzaError::new(Condition::ServiceUnavailable));
-        }
         let delivery = Delivery {
             server: self.server.clone(),
             from: self.from.clone(),
-            to,
+            to: self.to.clone().unwrap_or_else(own),
             origin: Some(self.session.clone()),
             frame: self.frame.clone(),
             lang: self.lang.clone(),
         };
+        delivery.copy_sent();
+        if !self.server.is_local(delivery.to.domain()) {
+            return self.refuse(remote_server_not_found());
+        }
+        if delivery.to.local().is_none() {
+            return self.refuse(StanzaError::new(Condition::ServiceUnavailable));
+        }
         match self.server.deliver(delivery) {
             Flow::Reject(error) => self.refuse(error),
             Flow::Later(future) => {
@@ -316,7 +326,7 @@ impl Inbound {
 
 impl Delivery {
     /// The sender's stanza with its true sender; made once for all receivers.
-    fn parcel(&self) -> Parcel {
+    pub(crate) fn parcel(&self) -> Parcel {
         Parcel::stamped(&self.frame, &self.from, None, self.lang.as_deref())
     }
 
@@ -332,13 +342,13 @@ impl Delivery {
     }
 
     fn to_sessions(&self) -> Flow {
-        let registry = &self.server.registry;
         let kind = MessageType::of(&self.frame);
         // Those who would not take it any more.
         let mut gone = Few::new();
         if self.to.resource().is_some() {
-            if let Some(session) = registry.full(&self.to) {
-                if self.server.push(&session, self.parcel()) {
+            let (session, others) = self.server.full_and_others(&self.to);
+            if let Some(session) = session {
+                if self.hand(std::slice::from_ref(&session), others) {
                     return Flow::Done;
                 }
                 gone.push(session);
@@ -359,26 +369,20 @@ impl Delivery {
             }
             MessageType::Chat | MessageType::Headline | MessageType::Normal => {}
         }
-        let mut receivers: Few = registry.of(self.to.bare_str());
+        let mut receivers: Few = self.server.registry.of(self.to.bare_str());
+        let mut others = Few::new();
         receivers.retain(|session| {
-            session.flags().has(Flags::AVAILABLE)
-                && session.presence().is_some_and(|presence| presence.priority >= 0)
-        });
-        let taken = match receivers.as_slice() {
-            [] => false,
-            [session] => self.server.push(session, self.parcel()),
-            several => {
-                let mut parcel = self.parcel().forked();
-                for session in several {
-                    self.server.push(session, parcel.clone());
-                }
-                // Not if whoever took one has ended by now without reading it.
-                parcel.has_another_copy()
+            let takes = session.flags().has(Flags::AVAILABLE)
+                && session.presence().is_some_and(|presence| presence.priority >= 0);
+            if !takes && session.has(Feature::Carbons) {
+                others.push(session.clone());
             }
-        };
-        if taken || kind == MessageType::Headline {
+            takes
+        });
+        if self.hand(&receivers, others.clone()) || kind == MessageType::Headline {
             return Flow::Done;
         }
+        self.hand_copies_only(others);
         gone.append(&mut receivers);
         if gone.is_empty() {
             return self.to_nobody();

@@ -100,6 +100,17 @@ impl Flags {
     }
 }
 
+/// What a client has turned on for its session, and others look for as they send to it. Costs
+/// nothing while nobody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Feature {
+    /// It gets copies of what its account's other sessions send and receive.
+    Carbons = 1,
+    /// The `outbound` hooks are asked about what it is sent.
+    Outbound = 2,
+}
+
 /// Who a session is, once it has logged in. Never changes afterwards.
 #[derive(Debug)]
 pub struct Identity {
@@ -194,6 +205,8 @@ pub struct Session {
     /// Sums.
     pub traffic: Traffic,
     flags: AtomicU8,
+    /// Of each [`Feature`] whether it is on.
+    features: AtomicU8,
     /// Where it stands in the queue of deadlines.
     pub(crate) armed: Armed,
     /// The login that is under way; see [`Session::attempt`].
@@ -262,6 +275,7 @@ impl Session {
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
             flags: AtomicU8::new(0),
+            features: AtomicU8::new(0),
             armed: Armed::default(),
             attempt: AtomicU8::new(0),
             order: Mutex::default(),
@@ -280,6 +294,21 @@ impl Session {
 
     pub(crate) fn set_flags(&self, flags: Flags) {
         self.flags.store(flags.0, Ordering::Release);
+    }
+
+    /// Whether something is turned on.
+    #[must_use]
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.load(Ordering::Acquire) & feature as u8 != 0
+    }
+
+    /// Turns something on or off.
+    pub fn turn(&self, feature: Feature, on: bool) {
+        if on {
+            self.features.fetch_or(feature as u8, Ordering::AcqRel);
+        } else {
+            self.features.fetch_and(!(feature as u8), Ordering::AcqRel);
+        }
     }
 
     /// The highest stage name that applies.
