@@ -6,6 +6,7 @@
 
 pub mod caps;
 pub mod carbons;
+pub mod csi;
 pub mod disco;
 pub mod offline;
 pub mod ping;
@@ -27,6 +28,7 @@ pub static ALL: &[Plugin] = &[
     presence::PLUGIN,
     offline::PLUGIN,
     carbons::PLUGIN,
+    csi::PLUGIN,
     ping::PLUGIN,
     version::PLUGIN,
     time::PLUGIN,

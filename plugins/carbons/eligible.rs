@@ -16,8 +16,6 @@ use server::{
 };
 use wire::{Frame, ns};
 
-/// XEP-0085.
-const CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
 /// XEP-0184.
 const RECEIPTS: &str = "urn:xmpp:receipts";
 /// XEP-0249.
@@ -72,7 +70,7 @@ impl Content {
                     content.private = true;
                 }
                 ("body", ns::CLIENT) => content.body = true,
-                (_, CHAT_STATES | MARKERS | RECEIPTS) => content.chat = true,
+                (_, ns::CHAT_STATES | MARKERS | RECEIPTS) => content.chat = true,
                 ("x", INVITATION) => content.invitation = true,
                 ("x", ROOM) if child.child("invite", ROOM).is_some() => content.invitation = true,
                 ("x", ROOM) => content.room = true,

@@ -6,6 +6,8 @@
 pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 /// XEP-0280: message carbons.
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
+/// XEP-0085: chat states.
+pub const CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
 /// RFC 6120 4.8.2: content of a client stream.
 pub const CLIENT: &str = "jabber:client";
 /// XEP-0203: delayed delivery.
