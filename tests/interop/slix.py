@@ -196,6 +196,22 @@ class SlixClient(Client):
         except IqError as error:
             raise StanzaError(error.condition) from None
 
+    async def carbons(self):
+        """Turns message carbons on; each that slixmpp accepts is an event `carbon` from then on."""
+        self._library.register_plugin("xep_0280")
+
+        def copied(direction):
+            def handler(copy):
+                message = copy[f"carbon_{direction}"]
+                fields = {key: str(message[key]) for key in ("from", "to", "id", "type", "body")}
+                self.seen(Event("carbon", fields | {"direction": direction}))
+
+            return handler
+
+        for direction in ("received", "sent"):
+            self._library.add_event_handler(f"carbon_{direction}", copied(direction))
+        await self._library.plugin["xep_0280"].enable(timeout=WAIT)
+
     async def logout(self):
         await self._library.disconnect()
 
