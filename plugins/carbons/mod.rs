@@ -72,11 +72,7 @@ fn copy(cx: &Copies) -> Flow {
         for session in &cx.receivers {
             let Some(to) = session.full() else { continue };
             let (head, tail) = (head.clone(), tail.clone());
-            let mut parcel = Parcel::addressed(Kind::Message, head, to.clone(), tail);
-            if let Some(original) = &cx.original {
-                parcel = parcel.alongside(original);
-            }
-            cx.delivery.server.push(session, parcel);
+            cx.hand(session, Parcel::addressed(Kind::Message, head, to.clone(), tail));
         }
     }
     Flow::Next

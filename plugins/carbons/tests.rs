@@ -322,6 +322,27 @@ async fn a_message_and_its_copy_are_not_both_delivered_again() {
 }
 
 #[tokio::test]
+async fn a_copy_does_not_stand_for_the_message_with_who_takes_none() {
+    let world = World::new(&["romeo", "juliet"]).await;
+    let (romeo, mut juliet) = scene(&world, &["juliet/low", "juliet/unread", "juliet/a"]).await;
+    for low in &juliet[..2] {
+        low.send("<presence><priority>-1</priority></presence>").await;
+        low.take();
+    }
+    juliet.iter().for_each(|client| drop(client.take()));
+    romeo
+        .send(&format!("<message to='juliet@localhost/a' type='chat' id='m'>{HI}</message>"))
+        .await;
+    assert!(one(&juliet[0].take(), &["<received", "id='m'"]), "it sees what comes");
+    juliet.pop().expect("is there").vanish().await;
+    assert_eq!(world.rows(&OFFLINE, "juliet").await.len(), 1, "the message waits for another");
+    let came = juliet[0].take();
+    assert!(one(&came, &["unavailable"]) && came.len() == 1, "no second copy: {came:?}");
+    juliet.pop().expect("is there").vanish().await;
+    assert_eq!(world.rows(&OFFLINE, "juliet").await.len(), 1, "and once");
+}
+
+#[tokio::test]
 async fn what_nobody_takes_is_copied_to_those_who_are_there() {
     let world = World::new(&["romeo", "juliet"]).await;
     let (romeo, juliet) = scene(&world, &["juliet/low"]).await;

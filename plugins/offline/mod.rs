@@ -25,7 +25,6 @@ use server::{
     id::AccountId,
     mailbox::Parcel,
     plugin::{Plugin, Setup, Spec},
-    session::Flags,
     store::{Batch, Range, Row, StoreError, Table},
 };
 use tokio::sync::oneshot;
@@ -327,9 +326,7 @@ fn taker(server: &Server, jid: &Jid) -> Option<Arc<Session>> {
 }
 
 fn takes(session: &Session) -> bool {
-    session.alive()
-        && session.flags().has(Flags::AVAILABLE)
-        && session.presence().is_some_and(|presence| presence.priority >= 0)
+    session.alive() && session.takes_messages()
 }
 
 /// Something to read, or said to be worth it (XEP-0160 section 3, XEP-0334 section 4).

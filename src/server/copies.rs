@@ -2,9 +2,9 @@
 //! on (XEP-0280). What is copied and how is a plugin's, asked by the chain `copies`; an account
 //! whose sessions have not asked for any pays one look at their flags.
 //!
-//! The copies of a received message share its fate: they are given up like the message for several
-//! sessions at once (see [`Parcel::forked`]). As long as one of the account's sessions has it or is
-//! going to, in whatever form, the message is not delivered again.
+//! A session that takes messages and gets a copy has the message as if it had been sent to all: it is
+//! not delivered again because the one that it was addressed to has ended without reading it, and
+//! only when all have ended so it is (see [`Parcel::forked`]). Every other copy is nobody's loss.
 
 use std::sync::Arc;
 
@@ -43,11 +43,7 @@ impl Delivery {
     /// negative priority. Whoever is about to come gets the message itself from storage.
     pub(crate) fn hand_copies_only(&self, mut others: Few) {
         others.retain(|session| session.flags().has(Flags::AVAILABLE));
-        if !others.is_empty() {
-            let parcel = self.parcel().forked();
-            parcel.reached();
-            self.copy(Direction::Received, &[], others, Some(&parcel));
-        }
+        self.copy(Direction::Received, &[], others, None);
     }
 
     /// Hands copies to the other sessions of the sender, wherever the message goes. What an account
@@ -84,6 +80,21 @@ impl Delivery {
         if let Some(later) = self.server.hooks.copies.tell(&copies) {
             self.server.spawn(later);
         }
+    }
+}
+
+impl Copies {
+    /// Hands a copy to one of the receivers.
+    pub fn hand(&self, session: &Arc<Session>, copy: Parcel) {
+        let copy = match &self.original {
+            Some(original) if session.takes_messages() => copy.alongside(original),
+            _ => {
+                let copy = copy.forked();
+                copy.reached();
+                copy
+            }
+        };
+        self.delivery.server.push(session, copy);
     }
 }
 
@@ -129,7 +140,7 @@ impl Server {
 }
 
 /// What is to be found another place for, when a session has ended without taking `frame`: of a copy
-/// it is the message itself, which nobody has then, and nothing of one of what the account has sent.
+/// of what was received it is the message itself, which nobody has then; of another copy, nothing.
 pub(crate) fn without_copy(frame: Frame, account: &Jid) -> Option<Frame> {
     let ours = frame.kind() == Kind::Message
         && frame.contains(ns::CARBONS.as_bytes())
@@ -137,11 +148,37 @@ pub(crate) fn without_copy(frame: Frame, account: &Jid) -> Option<Frame> {
     if !ours {
         return Some(frame);
     }
-    let root = frame.root();
-    if root.child("sent", ns::CARBONS).is_some() {
-        return None;
+    let Some(copy) = frame.payload().filter(|payload| payload.ns == ns::CARBONS) else {
+        return Some(frame);
+    };
+    let message = copy.el.child("forwarded", ns::FORWARD)?.children().next()?;
+    (copy.local == "received").then(|| Frame::parse(message.to_owned_xml()).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_copy_only_a_message_that_was_received_goes_elsewhere() {
+        let account = Jid::parse("juliet@localhost").expect("is an address");
+        let inner =
+            "<message xmlns='jabber:client' from='romeo@localhost/a'><body>hi</body></message>";
+        let copy = |from: &str, name: &str| {
+            let forwarded = format!("<forwarded xmlns='{}'>{inner}</forwarded>", ns::FORWARD);
+            let content = format!("<{name} xmlns='{}'>{forwarded}</{name}>", ns::CARBONS);
+            Frame::parse(format!("<message from='{from}'>{content}</message>")).expect("is XML")
+        };
+        let left = |frame: Frame| without_copy(frame, &account).map(|frame| frame.bytes().clone());
+        assert_eq!(left(copy("juliet@localhost", "received")).expect("is left"), inner);
+        assert_eq!(left(copy("juliet@localhost", "sent")), None);
+        for same in [
+            copy("pope@localhost", "received"),
+            copy("juliet@localhost/a", "sent"),
+            copy("juliet@localhost", "x").without_children(|_| true),
+            Frame::parse(inner).expect("is XML"),
+        ] {
+            assert_eq!(left(same.clone()).as_ref(), Some(same.bytes()));
+        }
     }
-    let Some(received) = root.child("received", ns::CARBONS) else { return Some(frame) };
-    let message = received.child("forwarded", ns::FORWARD)?.children().next()?;
-    Frame::parse(message.to_owned_xml()).ok()
 }

@@ -174,9 +174,8 @@ pub struct Copies {
     pub holders: Few,
     /// The account's other sessions that have turned carbons on; at least one.
     pub receivers: Few,
-    /// What the holders were handed, if whoever gets a copy has the message and nobody else need
-    /// (see [`Parcel::alongside`]). Not to be kept.
-    pub original: Option<Parcel>,
+    /// What the holders were handed, if a copy may stand for it.
+    pub(crate) original: Option<Parcel>,
 }
 
 /// A stanza on its way into a session's mailbox; `outbound` chain, asked only while the session has

@@ -62,7 +62,7 @@ impl Parcel {
         Self { fork: other.fork.clone(), ..self }
     }
 
-    /// Notes that it is where it was to go, so that no copy of it need go elsewhere.
+    /// Notes that a connection has a copy, or that it does not matter whether one has.
     pub fn reached(&self) {
         if let Some(reached) = &self.fork {
             reached.store(true, Ordering::Release);

@@ -12,7 +12,7 @@ use crate::{
     mailbox::{Parcel, Refused},
     plugin::Target,
     registry::Few,
-    session::{Feature, Flags},
+    session::Feature,
 };
 
 /// The type attribute of a message (RFC 6121 section 5.2.2); an unknown one counts as normal.
@@ -173,11 +173,11 @@ impl Server {
         match self.hooks.deliver.run(&delivery) {
             Flow::Later(future) => Flow::later(async move {
                 match Flow::Later(future).decided().await {
-                    Flow::Next => delivery.to_sessions().decided().await,
+                    Flow::Next => delivery.to_sessions(false).decided().await,
                     decided => decided,
                 }
             }),
-            Flow::Next => delivery.to_sessions(),
+            Flow::Next => delivery.to_sessions(false),
             decided => decided,
         }
     }
@@ -199,7 +199,7 @@ impl Server {
                     frame: frame.clone(),
                     lang: None,
                 };
-                match delivery.to_sessions().decided().await {
+                match delivery.to_sessions(true).decided().await {
                     Flow::Reject(error) => error,
                     _ => return,
                 }
@@ -341,7 +341,8 @@ impl Delivery {
         Frame::parse(whole).ok()
     }
 
-    fn to_sessions(&self) -> Flow {
+    /// `again`: copies of it were handed out when it came.
+    fn to_sessions(&self, again: bool) -> Flow {
         let kind = MessageType::of(&self.frame);
         // Those who would not take it any more.
         let mut gone = Few::new();
@@ -372,9 +373,8 @@ impl Delivery {
         let mut receivers: Few = self.server.registry.of(self.to.bare_str());
         let mut others = Few::new();
         receivers.retain(|session| {
-            let takes = session.flags().has(Flags::AVAILABLE)
-                && session.presence().is_some_and(|presence| presence.priority >= 0);
-            if !takes && session.has(Feature::Carbons) {
+            let takes = session.takes_messages();
+            if !takes && !again && session.has(Feature::Carbons) {
                 others.push(session.clone());
             }
             takes

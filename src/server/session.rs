@@ -381,6 +381,13 @@ impl Session {
         self.peer.ip().to_canonical()
     }
 
+    /// Whether messages to the bare JID are for it: available, and not with a negative priority.
+    #[must_use]
+    pub fn takes_messages(&self) -> bool {
+        self.flags().has(Flags::AVAILABLE)
+            && self.presence().is_some_and(|presence| presence.priority >= 0)
+    }
+
     /// The last undirected presence, while available.
     #[must_use]
     pub fn presence(&self) -> Option<Arc<Presence>> {
