@@ -161,7 +161,7 @@ impl Client {
     }
 
     fn read(&self, waker: &Waker) {
-        self.session.mailbox.take(usize::MAX, waker, |parcel| {
+        self.session.mailbox.take(self.session.mailbox.holder(), usize::MAX, waker, |parcel| {
             let mut whole = Vec::new();
             parcel.pieces(|piece| whole.extend_from_slice(&piece));
             Frame::parse(whole.clone()).expect("what the server sends is well-formed");

@@ -88,6 +88,7 @@ async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
     let listeners = listen(config)?;
     let server = Server::new(config.clone(), Clock::system(), store.clone(), keys, plugins::ALL)?;
     server.upgrade().await.context("taking over what an earlier release left")?;
+    server.wake_up().await.context("bringing back the sessions that wait to be resumed")?;
     let socket = Socket::bind(&admin::socket::path(config))?;
     let (drained, told) = tokio::sync::oneshot::channel::<()>();
 

@@ -52,6 +52,10 @@ fn setup(setup: &mut Setup<'_>) {
         None
     });
     setup.copies(copy);
+    setup.keep(
+        |session| session.has(Feature::Carbons).then(|| "on".into()),
+        |session, _| session.turn(Feature::Carbons, true),
+    );
 }
 
 /// Turns it on or off, as often as the client likes (section 10.1).

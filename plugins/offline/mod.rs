@@ -1,8 +1,9 @@
 //! Messages for accounts that are not there (XEP-0160), marked with when they came (XEP-0203).
 //!
 //! A message is on stable storage before its sender is done with. It is taken out of storage only
-//! once the connection of the session that gets it has taken it over, or the session has ended and
-//! what it had not taken over has come back; a server that is killed in between delivers it once
+//! once the connection of the session that gets it has taken it over (with stream management: once
+//! its client has acknowledged it), or the session has ended and what it had not taken over has come
+//! back; a server that is killed in between delivers it once
 //! more. So: never lost, and twice only after a crash; and not even then once the client has heard
 //! an answer to anything that it sent after its presence, for that waits until they are out.
 //!
@@ -287,7 +288,11 @@ impl Errand {
     async fn taken_over(&mut self) {
         let mark = self.session.mailbox.mark();
         let mut pause = Duration::from_millis(1);
-        while self.session.alive() && !self.session.mailbox.passed(mark) {
+        while self.session.alive() && !self.session.mailbox.handed_over(mark) {
+            if self.session.mailbox.passed(mark) {
+                // They are on their way. Its acknowledgement of them is behind what waits for this.
+                self.waited_for = None;
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }

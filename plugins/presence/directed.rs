@@ -22,6 +22,20 @@ const TARGETS: usize = 1000;
 #[derive(Default)]
 struct Targets(Mutex<BTreeSet<Jid>>);
 
+/// To whom a session has shown itself, as text.
+pub(super) fn save(session: &Session) -> Option<String> {
+    let targets = session.slot::<Targets>();
+    let targets = targets.0.lock();
+    let lines: Vec<&str> = targets.iter().map(Jid::as_str).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// The same again.
+pub(super) fn restore(session: &Session, text: &str) {
+    let targets = session.slot::<Targets>();
+    targets.0.lock().extend(text.lines().take(TARGETS).filter_map(|line| Jid::parse(line).ok()));
+}
+
 /// A session shows itself to one address.
 pub(super) fn available(cx: &Inbound, to: &Jid) -> Flow {
     if !cx.server.is_local(to.domain()) {

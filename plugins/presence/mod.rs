@@ -35,6 +35,7 @@ pub const PLUGIN: Plugin =
 fn setup(setup: &mut Setup<'_>) {
     setup.inbound(inbound);
     setup.ended(ended);
+    setup.keep(directed::save, directed::restore);
 }
 
 fn inbound(cx: &Inbound) -> Flow {

@@ -2,6 +2,10 @@
 //! are read into a buffer that all connections of a thread share and scanned there; only the tail of
 //! an unfinished stanza is kept. One question to the server may be open at a time; while it is,
 //! nothing is read, which keeps the order of stanzas and pushes back on the peer.
+//!
+//! A session may outlive its connection (XEP-0198): when the connection breaks it hibernates, and when
+//! another connection goes on with it, this one is displaced. In both cases the session is no longer
+//! this connection's to settle.
 
 use std::{
     cell::RefCell,
@@ -16,9 +20,11 @@ use server::{
     Server, Session,
     config::Phase,
     end::{End, Reason},
-    hooks::Flow,
+    hooks::{Flow, Moment},
     login::Candidate,
+    mailbox::{Holder, Take},
     random,
+    resumption::{Continued, Lease},
     session::Flags,
     words::translate,
 };
@@ -27,8 +33,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 use wire::{
-    Event, Jid, Limits, Scanner,
-    stream::{Effect, Effects, Input, Settings, Stream},
+    Event, Frame, Jid, Limits, Scanner, StreamCondition, StreamError,
+    stream::{Effect, Effects, Input, Settings, Stream, sm},
 };
 
 use crate::{outbox::Outbox, pace::Pace, tls::Tls, transport::Transport};
@@ -56,6 +62,16 @@ enum Answer {
     Routed,
     /// For the stream's state machine, with what to remember until the login is entered.
     Step(Input, Option<Candidate>),
+    /// An earlier session goes on here.
+    Continue(Continued),
+}
+
+/// How a connection ended.
+pub(crate) enum Fate {
+    /// With its session, which is to be settled.
+    Over,
+    /// Without it: it waits for another connection, or has one.
+    Parted,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -72,6 +88,10 @@ pub(crate) struct Conn {
     /// Read, but behind a stanza that is still being waited for.
     unread: Vec<u8>,
     candidate: Option<Box<Candidate>>,
+    /// The right to the session, once its stream is managed.
+    lease: Option<Lease>,
+    /// What became of it.
+    bond: Bond,
     pace: Pace,
     /// Bytes per second that the present phase allows.
     rate: u32,
@@ -92,15 +112,33 @@ struct Closing {
     peer_shut: bool,
 }
 
+/// Whether a connection still has its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bond {
+    /// It has, and settles it.
+    Held,
+    /// The connection broke, and the session may wait for another one.
+    Lost,
+    /// Another connection has it, or the server has written it down.
+    Displaced,
+    /// There is nothing left to do about it.
+    Parted,
+}
+
 /// Serves a connection until it is over and its session is settled.
-pub(crate) async fn serve(conn: Conn) {
-    let mut settle =
-        Settle { server: conn.shared.server.clone(), session: Some(conn.session.clone()) };
-    conn.await;
-    if let Some(session) = settle.session.take() {
-        // Boxed: it would otherwise be part of every connection's task for all its life.
-        Box::pin(async move { settle.server.settle(&session).await }).await;
+pub(crate) async fn serve(mut conn: Conn) {
+    if let Fate::Parted = (&mut conn).await {
+        conn.bond = Bond::Parted;
+        return;
     }
+    let (server, session) = (conn.shared.server.clone(), conn.session.clone());
+    conn.bond = Bond::Parted;
+    drop(conn);
+    let mut settle = Settle { server, session: Some(session.clone()) };
+    // Boxed: it would otherwise be part of every connection's task for all its life.
+    let server = settle.server.clone();
+    Box::pin(async move { server.settle(&session).await }).await;
+    settle.session = None;
 }
 
 /// Sees a session to its end even if its connection's task panics: that ends one session only.
@@ -117,6 +155,15 @@ impl Drop for Settle {
                 server.end(&session, End::new(Reason::Internal));
                 server.settle(&session).await;
             });
+        }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if matches!(self.bond, Bond::Held | Bond::Lost) {
+            let session = Some(self.session.clone());
+            drop(Settle { server: self.shared.server.clone(), session });
         }
     }
 }
@@ -145,6 +192,8 @@ impl Conn {
             waiting: None,
             unread: Vec::new(),
             candidate: None,
+            lease: None,
+            bond: Bond::Held,
             pace: Pace::default(),
             upgrade: false,
             closing: None,
@@ -154,7 +203,20 @@ impl Conn {
     /// The connection broke; nobody is there to be told.
     fn lost(&mut self) {
         self.transport = Transport::None;
-        self.shared.server.end(&self.session, End::peer(Reason::Lost));
+        if self.bond != Bond::Held {
+            return;
+        }
+        if self.session.is_resumable() && self.session.alive() {
+            // Once the stanza that it is at is seen through.
+            self.bond = Bond::Lost;
+        } else {
+            self.shared.server.end(&self.session, End::peer(Reason::Lost));
+        }
+    }
+
+    /// Which connection of its session this is.
+    fn holder(&self) -> Holder {
+        self.lease.as_ref().map_or_else(Holder::default, |lease| lease.holder)
     }
 
     fn step(&mut self, input: Input) {
@@ -170,6 +232,11 @@ impl Conn {
                 Effect::StartTls => self.upgrade = true,
                 Effect::Restart => self.scanner.restart(),
                 Effect::Stanza(frame) => {
+                    if self.lease.is_some() && !self.session.mailbox.receive(self.holder()) {
+                        self.bond = Bond::Displaced;
+                        return;
+                    }
+                    let server = &self.shared.server;
                     self.session.traffic.rx_stanzas.fetch_add(1, Relaxed);
                     let flow = server.inbound(&self.session, self.stream.lang(), frame);
                     if let Flow::Later(future) = flow {
@@ -178,6 +245,25 @@ impl Conn {
                             Answer::Routed
                         });
                     }
+                }
+                Effect::Nonza(frame) => self.nonza(&frame),
+                Effect::Ack(h) => {
+                    // One that came late is about a stream that goes on elsewhere.
+                    if self.session.mailbox.holder() == self.holder() {
+                        server.acknowledged(&self.session, h);
+                    }
+                }
+                Effect::Ask => {
+                    if let Some(counts) = self.session.mailbox.counts() {
+                        self.outbox.push(sm::ack(counts.handled));
+                    }
+                }
+                Effect::Manage(enable) => {
+                    let managed = server.manage(&self.session, enable).map(|(enabled, lease)| {
+                        self.lease = Some(lease);
+                        enabled
+                    });
+                    self.step(Input::Managed(managed));
                 }
                 Effect::Refused { user, failure } => {
                     tracing::info!(
@@ -225,30 +311,63 @@ impl Conn {
                     Err(denied) => Answer::Step(Input::Checked(Err(denied)), None),
                 }
             }),
-            Effect::Enter { user, mechanism, binding } => {
+            Effect::CheckHashed { user, proof, agent, fast } => self.wait(async move {
+                match server.check_hashed(&session, &user, &proof, &agent, fast).await {
+                    Ok((token, candidate)) => {
+                        Answer::Step(Input::Hashed(Ok(token)), Some(candidate))
+                    }
+                    Err(denied) => Answer::Step(Input::Hashed(Err(denied)), None),
+                }
+            }),
+            Effect::Enter { user, mechanism, binding, agent } => {
                 let candidate = self.candidate.take().filter(|candidate| *candidate.jid() == user);
                 self.wait(async move {
                     let entered = match candidate {
                         Some(candidate) => {
-                            server.enter(&session, *candidate, mechanism, binding).await
+                            let candidate = candidate.said_by(agent);
+                            server.enter(&session, candidate, mechanism, binding).await
                         }
                         None => Err(wire::SaslFailure::NotAuthorized.into()),
                     };
                     Answer::Step(Input::Entered(entered.map(|_| ())), None)
                 });
             }
-            Effect::Bind { resource } => self.wait(async move {
-                let bound = server.bind(&session, resource.as_deref()).await;
+            Effect::Bind(wanted) => self.wait(async move {
+                let bound = server.bind_wanted(&session, wanted).await;
                 Answer::Step(Input::Bound(bound), None)
+            }),
+            Effect::Resume(resume) => self.wait(async move {
+                match server.resume(&session, &resume).await {
+                    Ok(continued) => Answer::Continue(continued),
+                    Err(failed) => Answer::Step(Input::Resumed(Err(failed)), None),
+                }
+            }),
+            Effect::Grant { wanted, fast } => self.wait(async move {
+                let granted = server.grant_fast(&session, wanted, fast).await;
+                Answer::Step(Input::Granted(granted), None)
             }),
             // Carried out on the spot, above.
             Effect::Send(_)
             | Effect::StartTls
             | Effect::Restart
             | Effect::Stanza(_)
+            | Effect::Nonza(_)
+            | Effect::Ack(_)
+            | Effect::Ask
+            | Effect::Manage(_)
             | Effect::Refused { .. }
             | Effect::Fail(_)
             | Effect::Closed => {}
+        }
+    }
+
+    /// Passes on an element that is no stanza and that a plugin understands.
+    fn nonza(&mut self, frame: &Frame) {
+        let server = &self.shared.server;
+        let moment = Moment { server: server.clone(), session: self.session.clone() };
+        let nonzas = server.registrations.nonzas.iter();
+        for nonza in nonzas.filter(|n| n.namespace == frame.ns() && n.local == frame.local()) {
+            nonza.call(&moment, &frame.root());
         }
     }
 
@@ -265,8 +384,10 @@ impl Conn {
 
     /// A refusal in the language of the stream, if there are words for it.
     fn in_its_language(&self, input: &mut Input) {
-        let (Input::Keys(Err(denied)) | Input::Checked(Err(denied)) | Input::Entered(Err(denied))) =
-            input
+        let (Input::Keys(Err(denied))
+        | Input::Checked(Err(denied))
+        | Input::Hashed(Err(denied))
+        | Input::Entered(Err(denied))) = input
         else {
             return;
         };
@@ -282,20 +403,30 @@ impl Conn {
         let Some(waiting) = &mut self.waiting else { return false };
         let Poll::Ready(answer) = waiting.as_mut().poll(cx) else { return false };
         self.waiting = None;
-        if let Answer::Step(mut input, candidate) = answer {
-            self.in_its_language(&mut input);
-            if candidate.is_some() {
-                self.candidate = candidate.map(Box::new);
+        let input = match answer {
+            Answer::Routed => return true,
+            Answer::Step(mut input, candidate) => {
+                self.in_its_language(&mut input);
+                if candidate.is_some() {
+                    self.candidate = candidate.map(Box::new);
+                }
+                input
             }
-            let limits = &self.shared.server.config.limits;
-            match &input {
-                Input::Entered(Ok(())) => self.enter_phase(limits.unbound),
-                Input::Bound(Ok(_)) => self.enter_phase(limits.bound),
-                _ => {}
+            Answer::Continue(Continued { session, lease, resumed }) => {
+                // The one that was made for this connection has become part of the other.
+                self.session = session;
+                self.lease = Some(lease);
+                Input::Resumed(Ok(resumed))
             }
-            if self.closing.is_none() {
-                self.step(input);
-            }
+        };
+        let limits = &self.shared.server.config.limits;
+        match &input {
+            Input::Entered(Ok(())) => self.enter_phase(limits.unbound),
+            Input::Bound(Ok(_)) | Input::Resumed(Ok(_)) => self.enter_phase(limits.bound),
+            _ => {}
+        }
+        if self.closing.is_none() {
+            self.step(input);
         }
         true
     }
@@ -334,10 +465,11 @@ impl Conn {
         }
         // Answers wait in the mailbox until the outbox has room: who asks faster than it reads has
         // to wait for them, and is not ended for what its own questions brought.
-        let owed = self.outbox.bytes() + self.session.mailbox.bytes();
+        let owed = self.outbox.bytes() + self.session.mailbox.untaken();
         // Whoever is frozen is neither heard nor told anything, and loses nothing by it.
         let frozen = self.session.flags().has(Flags::FROZEN);
         let busy = self.waiting.is_some() || self.upgrade || owed > OUTBOX || frozen;
+        let busy = busy || self.bond != Bond::Held;
         if busy || !self.transport.is_open() || !self.session.alive() {
             return false;
         }
@@ -385,7 +517,7 @@ impl Conn {
                 Some(Event::Close) => self.step(Input::Close),
             }
             // Whatever came in the clear behind <starttls/> was never protected: it is dropped.
-            if self.upgrade || !self.session.alive() {
+            if self.upgrade || self.bond != Bond::Held || !self.session.alive() {
                 return;
             }
             if self.waiting.is_some() {
@@ -415,15 +547,39 @@ impl Conn {
     }
 
     fn collect_mail(&mut self, cx: &mut Context<'_>) -> bool {
-        // The waker is left behind in any case: an end wakes through the mailbox as well.
-        let closing = self.closing.is_some() || !self.session.alive();
-        let frozen = self.session.flags().has(Flags::FROZEN);
-        let room = if closing || frozen { 0 } else { OUTBOX.saturating_sub(self.outbox.bytes()) };
-        let (outbox, traffic) = (&mut self.outbox, &self.session.traffic);
-        self.session.mailbox.take(room, cx.waker(), |parcel| {
-            traffic.tx_stanzas.fetch_add(1, Relaxed);
-            parcel.pieces(|piece| outbox.push(piece));
-        })
+        if self.bond == Bond::Displaced {
+            return false;
+        }
+        let flags = self.session.flags();
+        if flags.has(Flags::UNRESPONSIVE) {
+            self.lost();
+        }
+        // The waker is left behind in any case: an end wakes through the mailbox as well. Nothing goes
+        // before the peer knows its resource.
+        let shut = self.closing.is_some() || !self.session.alive() || !self.transport.is_open();
+        let held = shut || flags.has(Flags::FROZEN) || !self.stream.is_bound();
+        let room = if held { 0 } else { OUTBOX.saturating_sub(self.outbox.bytes()) };
+        let holder = self.holder();
+        let (outbox, session, server) = (&mut self.outbox, &self.session, &self.shared.server);
+        let taken = session.mailbox.take(holder, room, cx.waker(), |parcel| {
+            session.traffic.tx_stanzas.fetch_add(1, Relaxed);
+            server.woken(session, parcel).pieces(|piece| outbox.push(piece));
+        });
+        match taken {
+            Take::Empty => false,
+            Take::Some { ask } => {
+                if ask {
+                    // Together with what is to be acknowledged: nothing is sent for this alone.
+                    outbox.push(sm::ask());
+                    server.asked(session);
+                }
+                true
+            }
+            Take::Displaced => {
+                self.bond = Bond::Displaced;
+                true
+            }
+        }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
@@ -444,14 +600,20 @@ impl Conn {
         }
     }
 
-    /// The session is over: say so, once.
+    /// The session is over, or another connection's: say so, once.
     fn begin_closing(&mut self) {
-        if self.closing.is_some() || self.session.alive() {
+        if self.closing.is_some() {
             return;
         }
-        let reason = self.session.end_record().map(|record| record.reason);
-        let Some(reason) = reason else { return };
-        let mut error = self.session.take_farewell();
+        let (mut error, reason) = match self.bond {
+            Bond::Displaced => (self.displaced(), Reason::Resumed),
+            _ if self.session.alive() => return,
+            _ => {
+                let reason = self.session.end_record().map(|record| record.reason);
+                let Some(reason) = reason else { return };
+                (self.session.take_farewell(), reason)
+            }
+        };
         if let Some((error, lang)) = error.as_mut().zip(self.stream.lang())
             && let Some((text, lang)) = error.text.as_deref().and_then(|t| translate(t, lang))
         {
@@ -459,7 +621,9 @@ impl Conn {
             error.lang = lang;
         }
         self.unread = Vec::new();
-        if self.transport.is_open() && reason != Reason::Lost {
+        // A stream that is to go on after a restart is not closed: its client would not come back to it.
+        let broken = reason == Reason::Lost || (reason == Reason::Resumed && error.is_none());
+        if self.transport.is_open() && !broken {
             self.outbox.push(self.stream.farewell(error.as_ref(), &mut random::text));
         }
         let wait = match reason {
@@ -469,10 +633,51 @@ impl Conn {
         };
         self.closing = Some(Box::new(Closing {
             deadline: Box::pin(sleep_until(Instant::now() + Duration::from_secs(wait))),
-            at_once: matches!(reason, Reason::Closed | Reason::Lost),
+            at_once: matches!(reason, Reason::Closed | Reason::Lost) || broken,
             shut: false,
             peer_shut: false,
         }));
+    }
+
+    /// The last words for a client whose stream goes on without this connection. None: the server
+    /// stops, and the stream goes on once it is there again; the client is told what was handled.
+    fn displaced(&mut self) -> Option<StreamError> {
+        if self.shared.server.stopping() {
+            if let Some(counts) = self.session.mailbox.counts() {
+                self.outbox.push(sm::ack(counts.handled));
+            }
+            return None;
+        }
+        let text = Reason::Resumed.text();
+        let app = server::end::element(Reason::Resumed.as_str(), "peer");
+        Some(StreamError::new(StreamCondition::Conflict).with_text(text).with_app(app))
+    }
+
+    /// Parts from a session that may go on without this connection, once the stanza that it is at is
+    /// seen through.
+    fn part(&mut self) -> bool {
+        if self.waiting.is_some() {
+            return false;
+        }
+        match self.bond {
+            Bond::Lost => {
+                let holder = self.holder();
+                if self.shared.server.hibernate(&self.session, holder) {
+                    self.bond = Bond::Parted;
+                    self.lease = None;
+                    return true;
+                }
+                self.bond = Bond::Held;
+                self.shared.server.end(&self.session, End::peer(Reason::Lost));
+                false
+            }
+            Bond::Displaced => {
+                // Whoever goes on with it waits for this.
+                self.lease = None;
+                false
+            }
+            Bond::Held | Bond::Parted => false,
+        }
     }
 
     /// Whether the connection can go: both sides are shut, or it has taken long enough.
@@ -500,11 +705,14 @@ impl Conn {
 }
 
 impl Future for Conn {
-    type Output = ();
+    type Output = Fate;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fate> {
         let conn = self.get_mut();
         loop {
+            if conn.part() {
+                return Poll::Ready(Fate::Parted);
+            }
             conn.begin_closing();
             let progress = conn.poll_handshake(cx)
                 | conn.poll_waiting(cx)
@@ -512,9 +720,20 @@ impl Future for Conn {
                 | conn.collect_mail(cx)
                 | conn.poll_write(cx);
             if conn.poll_closed(cx) {
-                return Poll::Ready(());
+                return Poll::Ready(match conn.bond {
+                    Bond::Held | Bond::Lost => Fate::Over,
+                    Bond::Displaced | Bond::Parted => Fate::Parted,
+                });
             }
-            if !progress && (conn.closing.is_some() || conn.session.alive()) {
+            let due = match conn.bond {
+                Bond::Held => conn.closing.is_none() && !conn.session.alive(),
+                Bond::Lost => conn.waiting.is_none(),
+                Bond::Displaced => {
+                    conn.closing.is_none() || (conn.lease.is_some() && conn.waiting.is_none())
+                }
+                Bond::Parted => false,
+            };
+            if !progress && !due {
                 return Poll::Pending;
             }
         }

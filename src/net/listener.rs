@@ -107,14 +107,7 @@ impl Listener {
 
     /// Takes in connections until the task is dropped.
     pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
-        let config = &server.config;
-        let settings = Arc::new(Settings {
-            hosts: server.hosts.clone(),
-            starttls: self.door == Door::C2s,
-            tls_required: config.tls.required,
-            attempts: config.auth.attempts,
-            features: server.registrations.stream_features.clone(),
-        });
+        let settings = Arc::new(settings(&server, self.door));
         let shared = Arc::new(Shared { server, settings, tls });
         loop {
             match self.socket.accept().await {
@@ -146,6 +139,23 @@ impl Listener {
             Err(_) => {}
         }
     }
+}
+
+/// What the streams of a door announce and accept.
+fn settings(server: &Server, door: Door) -> Settings {
+    let (config, registered) = (&server.config, &server.registrations);
+    let mut inline: Vec<_> = registered.inline.iter().map(|inline| inline.var).collect();
+    inline.dedup();
+    let mut settings = Settings::new(server.hosts.clone());
+    settings.starttls = door == Door::C2s;
+    settings.tls_required = config.tls.required;
+    settings.attempts = config.auth.attempts;
+    settings.features = registered.stream_features.clone();
+    settings.inline = inline;
+    settings.nonzas = registered.nonzas.iter().map(|n| (n.namespace, n.local)).collect();
+    settings.max_bytes = (config.limits.unauthed.stanza_bytes, config.limits.bound.stanza_bytes);
+    settings.idle = config.sessions.inactivity.get();
+    settings
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -64,6 +64,9 @@ pub struct Client {
     /// How it logged in, and when it last did so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mechanisms: BTreeMap<String, Millis>,
+    /// The device that it said it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// The owner's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -109,6 +112,8 @@ pub enum Key {
     Resource(String),
     /// It was made for this grant.
     Grant(GrantId),
+    /// It says which installation of its software it is (XEP-0388), in lower case.
+    Agent(String),
 }
 
 /// How long a client may stay.
@@ -327,6 +332,8 @@ pub enum WayBack {
     Password,
     /// A token.
     Token,
+    /// A token that it was given for its next login (FAST).
+    Fast,
 }
 
 impl Client {
@@ -349,6 +356,7 @@ impl Client {
         let age = now.seconds_since(self.seen.unwrap_or(self.created));
         self.address = self.address.and_then(|known| privacy::address(&known, age, privacy));
         self.software = privacy::software(self.software, age, privacy);
+        self.device = privacy::software(self.device, age, privacy);
         self
     }
 
@@ -455,10 +463,26 @@ impl Client {
             return ways;
         }
         ways.push(WayBack::Password);
-        if self.good_tokens(account, check) > 0 {
+        let good = |fast: bool| {
+            self.grants.iter().any(|grant| {
+                grant.tokens.iter().any(|token| {
+                    token.fast.is_some() == fast
+                        && self.token_over(grant, token, account, check).is_none()
+                })
+            })
+        };
+        if good(false) {
             ways.push(WayBack::Token);
         }
+        if good(true) {
+            ways.push(WayBack::Fast);
+        }
         ways
+    }
+
+    /// Whether nothing but the password, and what that gave it, lets it back in.
+    pub(crate) fn has_no_token(&self) -> bool {
+        self.grants.iter().flat_map(|grant| &grant.tokens).all(|token| token.fast.is_some())
     }
 
     /// How many of its tokens are good.
@@ -538,6 +562,7 @@ impl Client {
             seen: None,
             address: None,
             software: None,
+            device: None,
             mechanisms: BTreeMap::new(),
             label: None,
             expires: None,

@@ -122,12 +122,16 @@ reasons! {
     Lifetime "lifetime" Reset "This session has reached its greatest age; log in again";
     /// The connection broke.
     Lost "lost" ConnectionTimeout "The connection was lost";
+    /// Its connection was lost, and no other one has gone on with it in time.
+    NotResumed "not-resumed" ConnectionTimeout "Nobody came to resume this session in time";
     /// The password was changed.
     PasswordChanged "password-changed" Reset "The password was changed; log in again";
     /// The peer broke the rules of the stream; the condition is its own.
     Protocol "protocol" UndefinedCondition "The stream broke a rule of the protocol";
     /// Another session took its resource.
     Replaced "replaced" Conflict "Another session has taken this resource";
+    /// A login that went on with an earlier session became part of that one.
+    Resumed "resumed" Conflict "This stream goes on over another connection";
     /// Its credential was revoked.
     Revoked "revoked" NotAuthorized "The credential of this session was revoked";
     /// The account's role changed.
@@ -341,7 +345,19 @@ impl Server {
         if let Some((over, _)) = rerouting {
             self.reroute_leftover(session, leftover, over);
         }
-        session.mailbox.wake();
+        if session.connected() {
+            session.mailbox.wake();
+        } else {
+            // There is no connection to do this. Whoever goes on with it at this moment has found it
+            // ending: the flags change under one lock.
+            let (server, session) = (self.clone(), session.clone());
+            self.spawn(async move {
+                if let Err(error) = server.forget_hibernated(&session).await {
+                    tracing::error!(event = "resumption-storage-failed", %error);
+                }
+                server.settle(&session).await;
+            });
+        }
     }
 
     /// Finds other places for the messages that an ended session's connection has not taken, at once:
@@ -353,6 +369,7 @@ impl Server {
         over: watch::Sender<()>,
     ) {
         let (server, ended) = (self.clone(), session.clone());
+        let broke = session.resumable().and_then(|resumable| resumable.since());
         self.spawn(async move {
             for mut parcel in leftover {
                 let waits = match parcel.kind() {
@@ -360,7 +377,13 @@ impl Server {
                     Kind::Iq => true,
                     Kind::Other | Kind::Presence => false,
                 };
+                // What came for a session whose connection was gone is told with its own time.
+                let at = parcel.waits_since().or(broke);
                 if let Some(frame) = waits.then(|| parcel.into_frame()).flatten() {
+                    let frame = match at {
+                        Some(at) => server.delayed(&ended, frame, at),
+                        None => frame,
+                    };
                     server.reroute(&ended, frame).await;
                 }
             }
@@ -430,7 +453,7 @@ impl Server {
             tracing::info!(
                 event = "session-ended",
                 session = %session.id,
-                jid = session.jid().map(wire::Jid::as_str),
+                jid = session.jid().as_ref().map(wire::Jid::as_str),
                 reason = record.reason.as_str(),
                 by = record.by.kind(),
             );

@@ -9,7 +9,7 @@ use crate::{
     Session,
     clock::Millis,
     end::{Actor, EndRecord},
-    id::SessionId,
+    id::{AccountId, SessionId},
 };
 
 /// What changed.
@@ -23,10 +23,14 @@ pub enum Change {
     Connected,
     /// Gone, and settled.
     Ended(Option<Arc<EndRecord>>),
+    /// Lost its connection, and waits for another one.
+    Hibernating,
     /// Fetched its roster.
     Interested,
     /// Logged in.
     LoggedIn,
+    /// Goes on over another connection.
+    Resumed,
     /// Withdrew its presence.
     Unavailable,
 }
@@ -40,8 +44,10 @@ impl Change {
             Self::Bound => "bound",
             Self::Connected => "connected",
             Self::Ended(_) => "ended",
+            Self::Hibernating => "hibernating",
             Self::Interested => "interested",
             Self::LoggedIn => "logged-in",
+            Self::Resumed => "resumed",
             Self::Unavailable => "unavailable",
         }
     }
@@ -93,6 +99,10 @@ pub struct Past {
     pub id: SessionId,
     /// Its address, if it had one.
     pub jid: Option<wire::Jid>,
+    /// Whose it was.
+    pub account: Option<AccountId>,
+    /// Stanzas that it had taken in, if they were counted.
+    pub handled: Option<u32>,
     /// When the connection was made.
     pub created: Millis,
     /// How it ended.
@@ -116,8 +126,14 @@ impl Recent {
         }
         let mut ring = self.ring.lock();
         ring.truncate(REMEMBERED - 1);
-        let jid = session.jid().cloned();
-        ring.push_front(Past { id: session.id, jid, created: session.created, record });
+        ring.push_front(Past {
+            id: session.id,
+            jid: session.jid(),
+            account: session.identity().map(|me| me.account),
+            handled: session.mailbox.counts().map(|counts| counts.handled),
+            created: session.created,
+            record,
+        });
     }
 
     /// The tombstone of a session, if it is still remembered.

@@ -164,7 +164,7 @@ impl LoginRecord {
     fn of(session: &Session, end: Option<&EndRecord>) -> Option<Self> {
         let identity = session.identity()?;
         Some(Self {
-            at: identity.since,
+            at: identity.proved,
             jid: identity.jid.as_str().into(),
             session: session.id.to_string(),
             address: Some(session.address().to_string()),
@@ -263,12 +263,12 @@ impl Server {
         let Some(identity) = session.identity() else { return };
         let Some(stamp) = identity.noted.get() else { return };
         let record = LoginRecord::of(session, end).filter(|_| *stamp != 0);
-        let active = session.last_activity().max(identity.since);
+        let active = session.last_activity().max(identity.proved);
         self.take_note(Note::Session {
             account: identity.account,
             stamp: *stamp,
             record: record.map(Box::new),
-            seen: Seen { login: identity.since, active, enabled: Millis(0) },
+            seen: Seen { login: identity.proved, active, enabled: Millis(0) },
             over: end.is_some(),
         });
     }

@@ -24,6 +24,8 @@ pub mod deadlines;
 pub mod end;
 pub mod epoch;
 pub mod events;
+mod fast;
+pub mod hibernation;
 pub mod history;
 pub mod hooks;
 pub mod id;
@@ -38,6 +40,7 @@ pub mod policy;
 pub mod privacy;
 pub mod random;
 pub mod registry;
+pub mod resumption;
 pub mod rights;
 mod router;
 pub mod schedule;
@@ -150,6 +153,7 @@ const TABLES: &[&Table] = &[
     &client::book::CLIENT_COUNTS,
     &client::book::CLIENT_KEYS,
     &client::book::HANDLES,
+    &hibernation::HIBERNATING,
     &epoch::EPOCHS,
     &schedule::SCHEDULE,
     &history::LAST_SEEN,
@@ -269,17 +273,29 @@ impl Server {
         &self.hosts[0]
     }
 
-    /// Takes no new session and ends every one with `system-shutdown`, bounded by `close_wait`.
-    /// Messages that were not handed over by then are kept like messages to an absent client.
+    /// Takes no new session, writes down those that can be resumed, and ends every other one with
+    /// `system-shutdown`, bounded by `close_wait`. Messages that were not handed over by then are kept
+    /// like messages to an absent client.
     pub async fn shutdown(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::Release);
         let sessions: Vec<_> = self.registry.all().collect();
         tracing::info!(event = "draining", sessions = sessions.len());
-        for session in &sessions {
+        let (stay, go): (Vec<_>, Vec<_>) =
+            sessions.into_iter().partition(|session| session.is_resumable() && session.alive());
+        for session in &go {
             self.end(session, end::End::new(end::Reason::Shutdown));
         }
-        for session in self.all_settled(&sessions).await {
+        for session in self.all_settled(&go).await {
             tracing::warn!(event = "session-lingers", session = %session.id);
+        }
+        // Once all others are gone: what they leave behind may be for these.
+        match self.put_to_sleep().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(event = "hibernating", sessions = count),
+            Err(error) => {
+                tracing::error!(event = "sessions-not-written", %error);
+                self.all_settled(&stay).await;
+            }
         }
         if !self.history_written(LAST_NOTES).await {
             tracing::error!(event = "history-not-written", error = "the disk is too slow");

@@ -15,10 +15,12 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use wire::{
-    Condition, Denied, Hash, Jid, Mechanism, SaslFailure, ScramKeys, Secret, StanzaError,
+    Agent, Condition, Denied, Hash, Jid, Mechanism, SaslFailure, ScramKeys, Secret, StanzaError,
     StreamCondition, StreamError, Token,
+    stream::{Bound, Wanted},
 };
 
 use crate::{
@@ -40,6 +42,9 @@ use crate::{
     vault::{Found, TokenDenied},
 };
 
+/// Letters of a resource that the server makes for an installation: 60 bits.
+const RESOURCE: usize = 12;
+
 /// What is known of an account when somebody begins to prove that it is theirs.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -49,13 +54,27 @@ pub struct Candidate {
     standing: Option<Standing>,
     /// Its login is not for the history.
     nolog: bool,
+    /// What the client says it is.
+    agent: Option<Arc<Agent>>,
 }
 
 impl Candidate {
+    /// Of an account, by a token that is good.
+    pub(crate) fn with_token(epoch: u64, jid: Jid, account: Account, found: Found) -> Self {
+        let standing = Standing { account, stamp: found.grant.stamp, found: Some(found) };
+        Self { epoch, jid, standing: Some(standing), nolog: false, agent: None }
+    }
+
     /// Whose account it is about.
     #[must_use]
     pub fn jid(&self) -> &Jid {
         &self.jid
+    }
+
+    /// With what the client says it is.
+    #[must_use]
+    pub fn said_by(self, agent: Option<Arc<Agent>>) -> Self {
+        Self { agent, ..self }
     }
 
     /// A login of the server's own making, which leaves nothing in the history.
@@ -75,7 +94,7 @@ struct Standing {
     found: Option<Found>,
 }
 
-fn said(failure: SaslFailure, text: &str) -> Denied {
+pub(crate) fn said(failure: SaslFailure, text: &str) -> Denied {
     Denied { text: Some(text.into()), ..failure.into() }
 }
 
@@ -90,24 +109,24 @@ fn dormant() -> Denied {
     said(SaslFailure::AccountDisabled, text)
 }
 
-fn disabled() -> Denied {
+pub(crate) fn disabled() -> Denied {
     said(SaslFailure::AccountDisabled, "This account is disabled")
 }
 
-fn store_failed(error: &StoreError) -> Denied {
+pub(crate) fn store_failed(error: &StoreError) -> Denied {
     tracing::error!(event = "login-storage-failed", %error);
     said(SaslFailure::TemporaryAuthFailure, "The server cannot check this now; try again")
 }
 
 /// Told only to those who have the right secret.
-fn over(tombstone: &Tombstone) -> Denied {
+pub(crate) fn over(tombstone: &Tombstone) -> Denied {
     let app = Some(end::element(tombstone.why.as_str(), tombstone.kind.as_str()));
     let text = tombstone.text.as_deref().unwrap_or(tombstone.why.text());
     Denied { app, ..said(SaslFailure::CredentialsExpired, text) }
 }
 
 /// Told only to those who have proved who they are.
-fn refused(refused: Refused) -> Denied {
+pub(crate) fn refused(refused: Refused) -> Denied {
     let (failure, reason) = match refused {
         Refused::Blocked(_) => (SaslFailure::NotAuthorized, Reason::Blocked),
         Refused::Held(_) => (SaslFailure::TemporaryAuthFailure, Reason::HeldOff),
@@ -172,7 +191,11 @@ impl Server {
     }
 
     /// Refuses a login where too many have failed, before any secret is looked at.
-    fn not_throttled(self: &Arc<Self>, session: &Session, user: &Jid) -> Result<(), Denied> {
+    pub(crate) fn not_throttled(
+        self: &Arc<Self>,
+        session: &Session,
+        user: &Jid,
+    ) -> Result<(), Denied> {
         if !self.throttle.refuses(user, session.address(), self.clock.now()) {
             return Ok(());
         }
@@ -202,7 +225,7 @@ impl Server {
                 Some(Standing { account, stamp, found: None })
             }
         };
-        Ok((keys, Candidate { epoch, jid: user.clone(), standing, nolog: false }))
+        Ok((keys, Candidate { epoch, jid: user.clone(), standing, nolog: false, agent: None }))
     }
 
     /// Checks a password, or a token that a client without OAUTHBEARER sends in its place.
@@ -289,8 +312,7 @@ impl Server {
             }
             TokenDenied::Store(error) => store_failed(&error),
         })?;
-        let standing = Standing { account, stamp: found.grant.stamp, found: Some(found) };
-        Ok(Candidate { epoch, jid: token.owner, standing: Some(standing), nolog: false })
+        Ok(Candidate::with_token(epoch, token.owner, account, found))
     }
 
     /// The admission gate: enters a session whose peer has proved who it is.
@@ -304,7 +326,7 @@ impl Server {
         mechanism: Mechanism,
         binding: Option<&'static str>,
     ) -> Result<Jid, Denied> {
-        let Candidate { epoch, jid, standing, nolog } = candidate;
+        let Candidate { epoch, jid, standing, nolog, agent } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
         let now = self.clock.now();
         if self.throttle.refuses(&jid, session.address(), now) {
@@ -337,7 +359,10 @@ impl Server {
         // Those that are over but not swept yet take up no room.
         self.sweep_account(jid.as_str());
         let cap = cap(self.config.limits.per_account);
-        let identity = self.identity(&jid, &standing, mechanism, binding, now);
+        if let Some(software) = agent.as_ref().and_then(|agent| agent.software.as_deref()) {
+            session.set_software(software);
+        }
+        let identity = self.identity(&jid, &standing, (mechanism, binding), agent, now);
         match self.registry.login(session, identity, cap) {
             Login::Entered => self.rearm(session),
             Login::Ended => return Err(SaslFailure::TemporaryAuthFailure.into()),
@@ -374,7 +399,7 @@ impl Server {
     }
 
     /// Whether a client may come at all, and from where this session does.
-    fn may_come(&self, session: &Session, client: &Client) -> Result<(), Denied> {
+    pub(crate) fn may_come(&self, session: &Session, client: &Client) -> Result<(), Denied> {
         if let Some(why) = client.refused(self.clock.now()) {
             return Err(refused(why));
         }
@@ -396,8 +421,8 @@ impl Server {
         &self,
         jid: &Jid,
         standing: &Standing,
-        mechanism: Mechanism,
-        binding: Option<&'static str>,
+        (mechanism, binding): (Mechanism, Option<&'static str>),
+        agent: Option<Arc<Agent>>,
         now: Millis,
     ) -> Identity {
         let Standing { account, stamp, found } = standing;
@@ -429,6 +454,8 @@ impl Server {
             use_noted: AtomicU64::new(now.0),
             resource: found.as_ref().and_then(|found| found.token.resource.clone()),
             since: now,
+            proved: now,
+            agent,
             noted: OnceLock::new(),
         }
     }
@@ -459,7 +486,47 @@ impl Server {
             })
     }
 
-    /// Gives a session its full JID.
+    /// Gives a session the full JID that it wants, and turns on what is wanted with it.
+    ///
+    /// # Errors
+    /// The stanza error to answer the bind request with.
+    pub async fn bind_wanted(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        wanted: Wanted,
+    ) -> Result<Bound, StanzaError> {
+        let (resource, request) = match wanted {
+            Wanted::Resource(resource) => (resource, None),
+            Wanted::Tag(tag, request) => {
+                let me = session.identity();
+                (me.and_then(|me| self.tagged(&me, tag.as_deref())), Some(request))
+            }
+        };
+        let jid = self.bind(session, resource.as_deref()).await?;
+        let features = request.map_or_else(Bytes::new, |request| {
+            let moment = Moment { server: self.clone(), session: session.clone() };
+            self.registrations.enable_inline(&moment, &request)
+        });
+        Ok(Bound { jid, features })
+    }
+
+    /// A resource with a name that the software gives itself in it (XEP-0386 section 3.2.1): the same
+    /// for every visit of one installation. None: any.
+    fn tagged(&self, identity: &Identity, tag: Option<&str>) -> Option<String> {
+        let usable = |tag: &&str| identity.jid.with_resource(&format!("{tag}/")).is_ok();
+        let tag = tag.filter(usable);
+        let own = identity.agent_id().map(|id| {
+            let account = identity.account.0.to_be_bytes();
+            let input = [&account[..], id.as_bytes(), &[0], tag.unwrap_or_default().as_bytes()];
+            let bytes = self.keys.derive("resource", &input.concat());
+            data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
+        });
+        let own = own.or_else(|| tag.map(|_| random::text()))?;
+        let own = own.get(..RESOURCE).unwrap_or(&own);
+        Some(tag.map_or_else(|| own.to_owned(), |tag| format!("{tag}/{own}")))
+    }
+
+    /// Gives a session a full JID: with this resource, or one of the server's making.
     ///
     /// # Errors
     /// The stanza error to answer the bind request with.
@@ -469,7 +536,7 @@ impl Server {
         resource: Option<&str>,
     ) -> Result<Jid, StanzaError> {
         let not_allowed = || StanzaError::new(Condition::NotAllowed);
-        let identity = session.identity().ok_or_else(not_allowed)?;
+        let identity = &*session.identity().ok_or_else(not_allowed)?;
         if let Some(resource) = resource
             && let Err(why) = identity.jid.with_resource(resource)
         {
@@ -479,23 +546,17 @@ impl Server {
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         let pinned = identity.resource.as_deref();
         let resource = pinned.or(resource);
-        // Who it is a visit of, if it was here before and brings no token that says so.
-        let mut known = None;
-        if let Some(resource) = resource.filter(|_| identity.client().is_none()) {
-            let prepared = identity.jid.with_resource(resource).map_err(|_| not_allowed())?;
-            let resource = prepared.resource().unwrap_or(resource);
-            let found = self.client_of_resource(identity.account, resource).await;
-            known = found.map_err(|error| bind_failed(&error))?;
-            if let Some(client) = &known
-                && let Err(denied) = self.may_come(session, client)
-            {
-                let reason = match denied.failure {
-                    SaslFailure::TemporaryAuthFailure => Reason::HeldOff,
-                    _ => Reason::Blocked,
-                };
-                self.end(session, End { text: denied.text, ..End::new(reason) });
-                return Err(not_allowed());
-            }
+        let known = self.known_client(identity, resource).await;
+        let mut known = known.map_err(|error| bind_failed(&error))?;
+        if let Some(client) = &known
+            && let Err(denied) = self.may_come(session, client)
+        {
+            let reason = match denied.failure {
+                SaslFailure::TemporaryAuthFailure => Reason::HeldOff,
+                _ => Reason::Blocked,
+            };
+            self.end(session, End { text: denied.text, ..End::new(reason) });
+            return Err(not_allowed());
         }
         let moment = Moment { server: self.clone(), session: session.clone() };
         if let Flow::Reject(error) = self.hooks.binding.run(&moment).decided().await {
@@ -512,13 +573,16 @@ impl Server {
             max: cap(policy.max_sessions),
             at_limit: policy.at_limit,
         };
-        match self.registry.bind(session, resource, conflict, room, random::text) {
+        // XEP-0386: an earlier session of the same installation makes way.
+        let client = identity.client().or(known.as_ref().map(Client::handle));
+        let same = client.filter(|_| identity.agent_id().is_some());
+        match self.registry.bind(session, resource, conflict, room, same, random::text) {
             Bind::Bound { jid, evicted } => {
                 // The older ones are seen off before the newer one hears that it is bound, so that
                 // contacts see them leave before they can see the newer one come.
                 for (evicted, reason) in evicted {
                     self.see_off(&evicted, End::new(reason));
-                    let was = evicted.identity().and_then(Identity::client);
+                    let was = evicted.identity().and_then(|was| was.client());
                     if let Some(known) =
                         known.as_mut().filter(|known| was.is_some_and(|was| was.is(known)))
                     {
@@ -541,6 +605,25 @@ impl Server {
                 .with_text("This account has as many sessions as it may")),
             Bind::Impossible => Err(not_allowed()),
         }
+    }
+
+    /// Who a session is a visit of, if it was here before and brings no token that says so: by the
+    /// installation that it says it is, else by the resource that it asks for.
+    async fn known_client(
+        &self,
+        identity: &Identity,
+        resource: Option<&str>,
+    ) -> Result<Option<Client>, StoreError> {
+        if identity.client().is_some() {
+            return Ok(None);
+        }
+        if let Some(id) = identity.agent_id() {
+            return self.client_of_agent(identity.account.0, id).await;
+        }
+        let Some(resource) = resource else { return Ok(None) };
+        let prepared = identity.jid.with_resource(resource).ok();
+        let prepared = prepared.as_ref().and_then(Jid::resource).unwrap_or(resource);
+        self.client_of_resource(identity.account, prepared).await
     }
 }
 

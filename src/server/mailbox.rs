@@ -3,6 +3,18 @@
 //! A mailbox belongs to the session, not to its connection: it exists before one is ready to read
 //! and may outlive it. It is a mutex over a ring rather than a channel because an empty one must cost
 //! next to nothing: no block is allocated until the first stanza, and it is freed when drained.
+//!
+//! With stream management (XEP-0198) what a connection takes stays here until the client has
+//! acknowledged it, and both count against the limit:
+//!
+//! ```text
+//!   push ─► [ queue ] ─ take ─► [ unacknowledged ] ─ ack ─► gone
+//!               ▲                       │
+//!               └──────── claim ────────┘      another connection goes on with the stream
+//! ```
+//!
+//! Which connection may take, and count what comes in, is a number that a claim raises: whoever holds
+//! an older one gets nothing any more, from that very instant.
 
 use std::{
     collections::VecDeque,
@@ -17,6 +29,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use wire::{Frame, Jid, Kind, Stamp};
 
+use crate::clock::Millis;
+
 /// One stanza on its way to one receiver. A broadcast shares `head` and `tail` among all receivers;
 /// only `to` differs.
 #[derive(Clone, Debug)]
@@ -25,8 +39,10 @@ pub struct Parcel {
     to: Option<Jid>,
     tail: Bytes,
     kind: Kind,
-    /// Shared by the copies of one message for several sessions: whether a connection has one.
+    /// Shared by the copies of one message for several sessions: whether a client has one.
     fork: Option<Arc<AtomicBool>>,
+    /// When it came, if nobody was there to take it; 0: somebody was.
+    waits_since: Millis,
 }
 
 impl Parcel {
@@ -35,25 +51,38 @@ impl Parcel {
     pub fn stamped(frame: &Frame, from: &Jid, to: Option<&Jid>, lang: Option<&str>) -> Self {
         let stamp = Stamp { from: Some(from.as_str()), to: to.map(Jid::as_str), lang };
         let (head, tail) = frame.restamp(stamp);
-        Self { head, to: None, tail, kind: frame.kind(), fork: None }
+        Self { head, to: None, tail, kind: frame.kind(), fork: None, waits_since: Millis(0) }
     }
 
     /// A stanza that the server made, whole.
     #[must_use]
     pub fn whole(kind: Kind, xml: Bytes) -> Self {
-        Self { head: xml, to: None, tail: Bytes::new(), kind, fork: None }
+        let tail = Bytes::new();
+        Self { head: xml, to: None, tail, kind, fork: None, waits_since: Millis(0) }
     }
 
     /// One copy of a broadcast: `head` ends just after `to='`, `tail` starts with the closing quote.
     #[must_use]
     pub fn addressed(kind: Kind, head: Bytes, to: Jid, tail: Bytes) -> Self {
-        Self { head, to: Some(to), tail, kind, fork: None }
+        Self { head, to: Some(to), tail, kind, fork: None, waits_since: Millis(0) }
     }
 
     /// The same as one of several copies: clones of it are for other sessions.
     #[must_use]
     pub fn forked(self) -> Self {
         Self { fork: Some(Arc::default()), ..self }
+    }
+
+    /// The same, noted when it came: nobody is there to take it now.
+    #[must_use]
+    pub fn waiting_since(self, at: Millis) -> Self {
+        Self { waits_since: self.waits_since().unwrap_or(at), ..self }
+    }
+
+    /// When it came, if nobody was there to take it.
+    #[must_use]
+    pub fn waits_since(&self) -> Option<Millis> {
+        Some(self.waits_since).filter(|since| since.0 > 0)
     }
 
     /// The same as one more copy of `other`, in another form: whoever gets this has that.
@@ -69,7 +98,7 @@ impl Parcel {
         }
     }
 
-    /// Gives a copy up: whether another one has reached its connection, or is still on its way. Of
+    /// Gives a copy up: whether another one has reached its client, or is still on its way. Of
     /// copies that are all given up, the last one hears that there is none. Never true for a parcel
     /// that was not forked.
     pub(crate) fn has_another_copy(&mut self) -> bool {
@@ -136,18 +165,106 @@ pub struct Mailbox {
 #[derive(Default)]
 struct Inner {
     queue: VecDeque<Parcel>,
-    /// Sum of the lengths in `queue`.
-    bytes: usize,
+    /// Sum of the lengths in `queue`, and of what is unacknowledged; four gigabytes are more than any
+    /// limit.
+    bytes: u32,
     /// The connection's task, if it waits for something to happen.
     waker: Option<Waker>,
     closed: bool,
     /// How many parcels were taken so far; wraps.
     taken: u32,
+    /// Which connection may take and count.
+    holder: Holder,
+    /// Stream management, once it is on.
+    managed: Option<Box<Managed>>,
+}
+
+/// Names one of the connections that a session has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder(u32);
+
+/// What XEP-0198 counts, all of it modulo 2^32.
+#[derive(Default)]
+struct Managed {
+    /// Taken and not acknowledged.
+    sent: VecDeque<Parcel>,
+    /// Stanzas that the client has acknowledged.
+    acked: u32,
+    /// Stanzas of the client that were taken in.
+    handled: u32,
+    /// Taken parcels, by the count of the mailbox, that the client has been asked about.
+    asked: Option<u32>,
 }
 
 /// A place in a mailbox's queue; see [`Mailbox::mark`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(u32);
+
+/// What became of a try to take parcels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Some were taken; whether the client should be asked to acknowledge them.
+    Some {
+        /// It has been asked about nothing else that is still open, and this is worth it.
+        ask: bool,
+    },
+    /// There are none.
+    Empty,
+    /// Another connection has them now.
+    Displaced,
+}
+
+/// The counts of a stream, for another connection to go on with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Stanzas that the client has acknowledged.
+    pub acked: u32,
+    /// Stanzas of the client that were taken in.
+    pub handled: u32,
+}
+
+/// More was acknowledged than was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooHigh {
+    /// As acknowledged.
+    pub h: u32,
+    /// As sent.
+    pub sent: u32,
+}
+
+/// So many presences alone are worth asking about.
+const PRESENCES: usize = 20;
+
+impl Managed {
+    /// How many of the parcels that were sent `h` acknowledges.
+    fn covered(&self, h: u32) -> Result<usize, TooHigh> {
+        let count = usize::try_from(h.wrapping_sub(self.acked)).unwrap_or(usize::MAX);
+        if count <= self.sent.len() {
+            return Ok(count);
+        }
+        let sent = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
+        Err(TooHigh { h, sent: self.acked.wrapping_add(sent) })
+    }
+
+    /// Forgets what `h` acknowledges, and gives the bytes that it took.
+    fn ack(&mut self, h: u32) -> Result<u32, TooHigh> {
+        let count = self.covered(h)?;
+        self.acked = h;
+        Ok(self.sent.drain(..count).map(|parcel| parcel.arrived()).sum())
+    }
+}
+
+impl Parcel {
+    /// A client has it: no copy has to find another way. Gives its length.
+    fn arrived(&self) -> u32 {
+        self.reached();
+        self.size()
+    }
+
+    fn size(&self) -> u32 {
+        u32::try_from(self.len()).unwrap_or(u32::MAX)
+    }
+}
 
 impl Mailbox {
     /// Appends a parcel and wakes the connection. `limit` bytes may wait; one parcel always may.
@@ -160,10 +277,11 @@ impl Mailbox {
             if inner.closed {
                 return Err(Refused::Closed(parcel));
             }
-            if inner.bytes + parcel.len() > limit && !inner.queue.is_empty() {
+            let bytes = inner.bytes.saturating_add(parcel.size());
+            if bytes as usize > limit && inner.bytes > 0 {
                 return Err(Refused::Full(parcel));
             }
-            inner.bytes += parcel.len();
+            inner.bytes = bytes;
             inner.queue.push_back(parcel);
             inner.waker.take()
         };
@@ -176,15 +294,30 @@ impl Mailbox {
 
     /// Takes up to `budget` bytes of parcels (at least one if there is any), and remembers whom to
     /// wake for the next. Frees the ring when it is empty.
-    pub fn take(&self, budget: usize, waker: &Waker, mut each: impl FnMut(Parcel)) -> bool {
+    pub fn take(
+        &self,
+        holder: Holder,
+        budget: usize,
+        waker: &Waker,
+        mut each: impl FnMut(Parcel),
+    ) -> Take {
         let mut inner = self.inner.lock();
-        let mut taken = 0;
+        let inner = &mut *inner;
+        if inner.holder != holder {
+            return Take::Displaced;
+        }
+        let (mut taken, mut worth) = (0, false);
         while taken < budget {
             let Some(parcel) = inner.queue.pop_front() else { break };
             taken += parcel.len();
-            inner.bytes -= parcel.len();
             inner.taken = inner.taken.wrapping_add(1);
-            parcel.reached();
+            match &mut inner.managed {
+                None => inner.bytes -= parcel.arrived(),
+                Some(managed) => {
+                    worth |= parcel.kind != Kind::Presence;
+                    managed.sent.push_back(parcel.clone());
+                }
+            }
             each(parcel);
         }
         if inner.queue.is_empty() {
@@ -193,7 +326,131 @@ impl Mailbox {
         if !inner.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
-        taken > 0
+        if taken == 0 {
+            return Take::Empty;
+        }
+        let ask = inner.managed.as_mut().is_some_and(|managed| {
+            let ask = managed.asked.is_none() && (worth || managed.sent.len() >= PRESENCES);
+            if ask {
+                managed.asked = Some(inner.taken);
+            }
+            ask
+        });
+        Take::Some { ask }
+    }
+
+    /// Begins to count, from zero; what was taken before does not count. False: it was on already.
+    pub fn manage(&self) -> bool {
+        let managed = &mut self.inner.lock().managed;
+        let first = managed.is_none();
+        managed.get_or_insert_default();
+        first
+    }
+
+    /// Puts back what a stream that is to go on had: what it had sent and what waited, in order.
+    pub fn restore(&self, counts: Counts, parcels: impl IntoIterator<Item = Parcel>) {
+        let mut inner = self.inner.lock();
+        inner.queue.extend(parcels);
+        inner.bytes = inner.queue.iter().map(Parcel::size).sum();
+        let Counts { acked, handled } = counts;
+        inner.managed = Some(Box::new(Managed { acked, handled, ..Managed::default() }));
+    }
+
+    /// Counts a stanza that came in. False: another connection goes on with the stream, and the stanza
+    /// is to be dropped, for the client sends it there once more. Stanzas of a stream that is not
+    /// managed are not counted.
+    pub fn receive(&self, holder: Holder) -> bool {
+        let mut inner = self.inner.lock();
+        let ours = inner.holder == holder;
+        if let Some(managed) = inner.managed.as_mut().filter(|_| ours) {
+            managed.handled = managed.handled.wrapping_add(1);
+        }
+        ours
+    }
+
+    /// Where the counts are; none: nothing is counted.
+    #[must_use]
+    pub fn counts(&self) -> Option<Counts> {
+        let inner = self.inner.lock();
+        let managed = inner.managed.as_ref()?;
+        Some(Counts { acked: managed.acked, handled: managed.handled })
+    }
+
+    /// The client has handled `h` stanzas. Whether it has answered all that it was asked.
+    ///
+    /// # Errors
+    /// [`TooHigh`]: nothing has changed then.
+    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
+        inner.bytes -= managed.ack(h)?;
+        let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
+        let behind = inner.taken.wrapping_sub(open);
+        // Less than half the range behind: see `passed`.
+        if managed.asked.is_some_and(|asked| behind.wrapping_sub(asked) < u32::MAX / 2) {
+            managed.asked = None;
+        }
+        if managed.sent.is_empty() {
+            managed.sent = VecDeque::new();
+        }
+        Ok(managed.asked.is_none())
+    }
+
+    /// Takes the stream away from whatever connection has it: what the client has not handled, by its
+    /// count `h`, is in the queue again. Gives the connection that may go on, and the counts.
+    ///
+    /// # Errors
+    /// [`TooHigh`]: nothing has changed then.
+    pub fn claim(&self, h: u32) -> Result<(Holder, Counts), TooHigh> {
+        let (waker, claimed) = {
+            let mut inner = self.inner.lock();
+            let inner = &mut *inner;
+            let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
+            inner.bytes -= managed.ack(h)?;
+            let again = std::mem::take(&mut managed.sent);
+            inner.taken = inner.taken.wrapping_sub(u32::try_from(again.len()).unwrap_or(0));
+            managed.asked = None;
+            let counts = Counts { acked: managed.acked, handled: managed.handled };
+            let waiting = std::mem::replace(&mut inner.queue, again);
+            inner.queue.extend(waiting);
+            inner.holder = Holder(inner.holder.0.wrapping_add(1));
+            (inner.waker.take(), (inner.holder, counts))
+        };
+        // Whoever had it sees that it is displaced.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(claimed)
+    }
+
+    /// Takes the stream away from whatever connection has it, for nobody to go on with.
+    pub fn suspend(&self) {
+        let waker = {
+            let mut inner = self.inner.lock();
+            inner.holder = Holder(inner.holder.0.wrapping_add(1));
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The connection has gone; nobody is to be woken.
+    pub fn release(&self, holder: Holder) {
+        let mut inner = self.inner.lock();
+        if inner.holder == holder {
+            inner.waker = None;
+            if let Some(managed) = &mut inner.managed {
+                managed.asked = None;
+            }
+        }
+    }
+
+    /// The connection that may take now.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.inner.lock().holder
     }
 
     /// Wakes the connection without a parcel, because something else about the session changed.
@@ -209,12 +466,23 @@ impl Mailbox {
         self.inner.lock().closed = true;
     }
 
-    /// What was never handed to the connection. Only useful after [`close`](Self::close).
+    /// What the client has not acknowledged, or was never handed to its connection. Only useful after
+    /// [`close`](Self::close).
     #[must_use]
     pub fn leftover(&self) -> Vec<Parcel> {
         let mut inner = self.inner.lock();
         inner.bytes = 0;
-        std::mem::take(&mut inner.queue).into()
+        let sent = inner.managed.as_mut().map(|managed| std::mem::take(&mut managed.sent));
+        let queue = std::mem::take(&mut inner.queue);
+        sent.into_iter().flatten().chain(queue).collect()
+    }
+
+    /// Copies of what the client has not acknowledged, in order, and of what waits behind.
+    #[must_use]
+    pub fn parcels(&self) -> Vec<Parcel> {
+        let inner = self.inner.lock();
+        let sent = inner.managed.iter().flat_map(|managed| &managed.sent);
+        sent.chain(&inner.queue).cloned().collect()
     }
 
     /// The place behind everything that waits now.
@@ -231,10 +499,34 @@ impl Mailbox {
         self.inner.lock().taken.wrapping_sub(mark.0) < u32::MAX / 2
     }
 
-    /// Bytes that wait.
+    /// Whether all that waited when `mark` was made is the client's: acknowledged, if the stream is
+    /// managed, else taken.
+    #[must_use]
+    pub fn handed_over(&self, mark: Mark) -> bool {
+        let inner = self.inner.lock();
+        let open = inner.managed.as_ref().map_or(0, |managed| managed.sent.len());
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        inner.taken.wrapping_sub(open).wrapping_sub(mark.0) < u32::MAX / 2
+    }
+
+    /// Bytes that wait or are not acknowledged.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.inner.lock().bytes
+        self.inner.lock().bytes as usize
+    }
+
+    /// Bytes that no connection has taken.
+    #[must_use]
+    pub fn untaken(&self) -> usize {
+        let inner = self.inner.lock();
+        let sent = inner.managed.iter().flat_map(|managed| &managed.sent);
+        (inner.bytes - sent.map(Parcel::size).sum::<u32>()) as usize
+    }
+
+    /// Stanzas that the client has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.inner.lock().managed.as_ref().map_or(0, |managed| managed.sent.len())
     }
 }
 
@@ -271,7 +563,7 @@ mod tests {
         }
         assert_eq!(mailbox.bytes(), 12);
         let mut seen = Vec::new();
-        mailbox.take(4, Waker::noop(), |p| p.pieces(|b| seen.push(b)));
+        mailbox.take(Holder::default(), 4, Waker::noop(), |p| p.pieces(|b| seen.push(b)));
         assert_eq!(seen, ["one", "three"], "stops once the budget is spent");
         assert_eq!(mailbox.bytes(), 4);
     }
@@ -291,7 +583,7 @@ mod tests {
         let mark = mailbox.mark();
         mailbox.push(parcel("b"), 9).expect("there is room");
         assert!(!mailbox.passed(mark));
-        mailbox.take(1, Waker::noop(), |_| {});
+        mailbox.take(Holder::default(), 1, Waker::noop(), |_| {});
         assert!(mailbox.passed(mark), "though `b` still waits");
     }
 
@@ -306,7 +598,7 @@ mod tests {
         let (mailbox, copy) = (Mailbox::default(), parcel("a").forked());
         let mut given_up = copy.clone();
         mailbox.push(copy, 9).expect("open");
-        mailbox.take(9, Waker::noop(), drop);
+        mailbox.take(Holder::default(), 9, Waker::noop(), drop);
         assert!(given_up.has_another_copy(), "a connection has it");
     }
 
@@ -315,7 +607,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(count.clone());
         let mailbox = Mailbox::default();
-        mailbox.take(1, &waker, |_| {});
+        mailbox.take(Holder::default(), 1, &waker, |_| {});
         mailbox.push(parcel("a"), 9).expect("open");
         mailbox.push(parcel("b"), 9).expect("open");
         assert_eq!(count.0.load(Ordering::SeqCst), 1, "one wake-up per wait");
@@ -323,5 +615,135 @@ mod tests {
         assert!(matches!(mailbox.push(parcel("c"), 9), Err(Refused::Closed(_))));
         assert_eq!(mailbox.leftover().len(), 2);
         assert_eq!(mailbox.bytes(), 0);
+    }
+    /// Takes everything, and gives the texts.
+    fn all(mailbox: &Mailbox, holder: Holder) -> (Take, Vec<Bytes>) {
+        let mut seen = Vec::new();
+        let take = mailbox.take(holder, 99, Waker::noop(), |p| p.pieces(|b| seen.push(b)));
+        (take, seen)
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_stays_and_counts_against_the_limit() {
+        let mailbox = Mailbox::default();
+        let first = Holder::default();
+        mailbox.push(parcel("before"), 99).expect("open");
+        assert_eq!(all(&mailbox, first), (Take::Some { ask: false }, vec!["before".into()]));
+        assert!(mailbox.manage() && !mailbox.manage());
+        for text in ["a", "bb", "ccc"] {
+            mailbox.push(parcel(text), 6).expect("there is room");
+        }
+        assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
+        assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
+        assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
+        assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
+        assert_eq!(mailbox.ack(2), Ok(false), "asked about all three");
+        mailbox.push(parcel("d"), 6).expect("there is room again");
+        assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
+        assert_eq!(mailbox.ack(3), Ok(true));
+        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
+        assert_eq!(mailbox.leftover().len(), 1);
+    }
+
+    #[test]
+    fn who_claims_the_stream_gets_what_was_not_handled_and_whoever_had_it_nothing() {
+        let mailbox = Mailbox::default();
+        let old = Holder::default();
+        mailbox.manage();
+        for text in ["a", "b", "c"] {
+            mailbox.push(parcel(text), 99).expect("open");
+        }
+        assert_eq!(all(&mailbox, old).1, ["a", "b", "c"]);
+        mailbox.push(parcel("d"), 99).expect("open");
+        assert!(mailbox.receive(old));
+        assert_eq!(mailbox.claim(4), Err(TooHigh { h: 4, sent: 3 }));
+        assert!(mailbox.receive(old), "a claim that fails changes nothing");
+        let (new, counts) = mailbox.claim(1).expect("it may");
+        assert_eq!(counts, Counts { acked: 1, handled: 2 });
+        assert!(!mailbox.receive(old));
+        assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
+        assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
+        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(true), 0));
+    }
+
+    #[test]
+    fn t22_counts_wrap_at_two_to_the_32() {
+        let mailbox = Mailbox::default();
+        let counts = Counts { acked: u32::MAX, handled: u32::MAX };
+        mailbox.restore(counts, ["a", "b"].map(parcel));
+        let holder = mailbox.holder();
+        assert!(mailbox.receive(holder));
+        assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
+        assert_eq!(all(&mailbox, holder).1.len(), 2);
+        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
+        assert_eq!(mailbox.ack(1), Ok(true));
+        assert_eq!(mailbox.bytes(), 0);
+    }
+
+    #[test]
+    fn a_copy_that_was_sent_and_not_acknowledged_has_not_reached_its_client() {
+        let mailbox = Mailbox::default();
+        mailbox.manage();
+        mailbox.push(parcel("a").forked(), 9).expect("open");
+        mailbox.take(Holder::default(), 9, Waker::noop(), drop);
+        mailbox.close();
+        let mut left = mailbox.leftover();
+        assert!(!left.pop().expect("it is kept").has_another_copy());
+    }
+
+    proptest::proptest! {
+        /// Against the simplest model there is: a list of all that was pushed, and how far the client
+        /// has come in it.
+        #[test]
+        fn m1_m3_a_client_that_resumes_gets_each_parcel_once_and_in_order(
+            acts in proptest::collection::vec((0u8..5, 0u8..8), 0..80),
+            start in proptest::prelude::any::<u32>(),
+        ) {
+            let mailbox = Mailbox::default();
+            mailbox.restore(Counts { acked: start, handled: start }, []);
+            let (mut holder, mut next) = (mailbox.holder(), 0u32);
+            // What the client has on its side: handled ones for good, and those still on the way.
+            let (mut handled, mut way): (Vec<u32>, VecDeque<u32>) = Default::default();
+            for (act, count) in acts {
+                match act {
+                    0 | 1 => for _ in 0..count {
+                        let xml = Bytes::from(next.to_string());
+                        mailbox.push(Parcel::whole(Kind::Message, xml), usize::MAX).expect("open");
+                        next += 1;
+                    },
+                    2 => {
+                        let sent = |parcel: Parcel| parcel.pieces(|piece| {
+                            let text = std::str::from_utf8(&piece).expect("a number");
+                            way.push_back(text.parse().expect("a number"));
+                        });
+                        mailbox.take(holder, usize::from(count) + 1, Waker::noop(), sent);
+                    }
+                    3 => {
+                        for _ in 0..count.min(u8::try_from(way.len()).unwrap_or(u8::MAX)) {
+                            handled.extend(way.pop_front());
+                        }
+                        let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
+                        mailbox.ack(h).expect("was sent");
+                    }
+                    _ => {
+                        way.clear();
+                        let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
+                        holder = mailbox.claim(h).expect("was sent").0;
+                    }
+                }
+                let bytes: usize = mailbox.parcels().iter().map(Parcel::len).sum();
+                proptest::prop_assert_eq!(mailbox.bytes(), bytes);
+            }
+            let expected: Vec<u32> = (0..next).collect();
+            let left: Vec<u32> = mailbox.leftover().into_iter().map(|parcel| {
+                let mut number = 0;
+                parcel.pieces(|piece| {
+                    number = std::str::from_utf8(&piece).expect("a number").parse().expect("one");
+                });
+                number
+            }).collect();
+            let seen: Vec<u32> = handled.into_iter().chain(left).collect();
+            proptest::prop_assert_eq!(seen, expected);
+        }
     }
 }

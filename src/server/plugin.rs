@@ -77,6 +77,34 @@ pub(crate) type IqHandler = Box<dyn Fn(&Iq) -> Answer + Send + Sync>;
 /// The payload of an IQ: namespace and local name.
 pub(crate) type Payload = (&'static str, &'static str);
 
+impl Registrations {
+    /// Turns on what a request to bind (XEP-0386) asks for with it, and gives what there is to say to
+    /// that: whole elements.
+    pub(crate) fn enable_inline(&self, moment: &Moment, request: &Frame) -> Bytes {
+        let mut said = Vec::new();
+        let root = request.root();
+        let Some(bind) = root.child("bind", wire::ns::BIND2) else { return Bytes::new() };
+        for el in bind.children() {
+            let ns = el.ns();
+            for inline in self.inline.iter().filter(|i| i.namespace == ns && i.local == el.local())
+            {
+                said.extend_from_slice(&inline.call(moment, &el).unwrap_or_default());
+            }
+        }
+        said.into()
+    }
+}
+
+/// What a plugin keeps about a session while the server does not run.
+pub struct Kept {
+    /// The plugin.
+    pub(crate) name: &'static str,
+    /// As text; none: nothing that has to be kept.
+    pub(crate) save: fn(&Session) -> Option<String>,
+    /// From that text.
+    pub(crate) restore: fn(&Session, &str),
+}
+
 /// Turns something on for a session that has just been bound, and may have something to tell it.
 pub(crate) type InlineHandler = Box<dyn Fn(&Moment, &El<'_>) -> Option<Bytes> + Send + Sync>;
 
@@ -126,6 +154,7 @@ impl Nonza {
 pub struct Registrations {
     pub(crate) iq: HashMap<(Target, &'static str, &'static str), IqHandler>,
     pub(crate) tables: Vec<&'static Table>,
+    pub(crate) kept: Vec<Kept>,
     /// Elements that a request to bind may contain, in the plugins' order.
     pub inline: Vec<Inline>,
     /// Elements that are no stanzas and that bound sessions may send.
@@ -200,6 +229,12 @@ impl Setup<'_> {
             let before = self.registrations.iq.insert(key, Box::new(handler.clone()));
             debug_assert!(before.is_none(), "two plugins answer <{local} xmlns='{namespace}'/>");
         }
+    }
+
+    /// Keeps something about sessions that are resumed after the server was stopped and started. What
+    /// comes back was written by `save`, perhaps of another release.
+    pub fn keep(&mut self, save: fn(&Session) -> Option<String>, restore: fn(&Session, &str)) {
+        self.registrations.kept.push(Kept { name: self.plugin, save, restore });
     }
 
     /// Lets clients put `local` in `namespace` into a request to bind, announced as the feature `var`.

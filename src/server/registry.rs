@@ -26,6 +26,7 @@ use wire::{Jid, TokenId};
 use self::crowd::Crowd;
 pub use self::page::{BUDGET, Page};
 use crate::{
+    client::ClientRef,
     config::Conflict,
     end::Reason,
     id::SessionId,
@@ -53,6 +54,8 @@ pub struct Registry {
     tokens: Vec<Mutex<HashMap<TokenId, Crowd>>>,
     /// How many sessions have exactly this set of flags; indexed by the four lowest bits.
     counts: [AtomicUsize; 16],
+    /// How many have no connection.
+    hibernating: AtomicUsize,
 }
 
 /// How a bind went.
@@ -100,6 +103,8 @@ pub struct Counts {
     pub available: usize,
     /// Shown as `interested`.
     pub interested: usize,
+    /// Those of them that have no connection and can be resumed.
+    pub hibernating: usize,
 }
 
 impl Default for Registry {
@@ -115,6 +120,7 @@ impl Default for Registry {
             addresses: shards(),
             tokens: shards(),
             counts: Default::default(),
+            hibernating: AtomicUsize::new(0),
         }
     }
 }
@@ -172,25 +178,31 @@ impl Registry {
             }
             few.push(session.clone());
         }
-        if let Some(token) = token {
-            let mut shard = self.tokens[self.shard(&token)].lock();
-            // Ended in between: its removal has passed here already or is still to come, and finds
-            // what it looks for only if this lock decides.
-            if session.alive() {
-                shard.entry(token).or_default().push(session.clone());
-            }
-        }
+        self.enter_token(session, token);
         Login::Entered
     }
 
+    /// Enters a session where those of its token are found.
+    fn enter_token(&self, session: &Arc<Session>, token: Option<TokenId>) {
+        let Some(token) = token else { return };
+        let mut shard = self.tokens[self.shard(&token)].lock();
+        // Ended in between: its removal has passed here already or is still to come, and finds what
+        // it looks for only if this lock decides.
+        if session.alive() {
+            shard.entry(token).or_default().push(session.clone());
+        }
+    }
+
     /// Gives a session its full JID, atomically with whatever has to make way, unless its account has
-    /// as many others that stay as it may.
+    /// as many others that stay as it may. `same`: the client that it is a visit of, if its earlier
+    /// visits have to make way in any case.
     pub(crate) fn bind(
         &self,
         session: &Arc<Session>,
         resource: Option<&str>,
         policy: Conflict,
         room: Room,
+        same: Option<ClientRef>,
         generate: impl Fn() -> String,
     ) -> Bind {
         let Some(identity) = session.identity() else { return Bind::Impossible };
@@ -210,8 +222,16 @@ impl Registry {
             },
         };
         let mut leaving: SmallVec<[(Arc<Session>, Reason); 1]> = SmallVec::new();
+        let earlier = |other: &Session| {
+            let client = other.identity().and_then(|was| was.client());
+            same.is_some() && client == same
+        };
         if let Some(index) = taken(few, &jid) {
             match policy {
+                // Nobody is there to be protected, or nobody but an earlier self.
+                _ if !few[index].connected() || earlier(&few[index]) => {
+                    leaving.push((few[index].clone(), Reason::Replaced));
+                }
                 Conflict::Refuse => return Bind::Taken,
                 Conflict::Rename => match with(&generate()) {
                     Ok(renamed) => jid = renamed,
@@ -223,6 +243,13 @@ impl Registry {
         let mut staying: Few =
             few.iter().filter(|s| s.full().is_some() && s.alive()).cloned().collect();
         staying.retain(|other| !leaving.iter().any(|(old, _)| Arc::ptr_eq(old, other)));
+        staying.retain(|other| {
+            let goes = earlier(other);
+            if goes {
+                leaving.push((other.clone(), Reason::Replaced));
+            }
+            !goes
+        });
         while room.max > 0 && staying.len() >= room.max {
             let next = match room.at_limit {
                 AtLimit::Refuse => None,
@@ -314,6 +341,107 @@ impl Registry {
         changed
     }
 
+    /// Notes that a bound session has lost its connection and waits for another one. False: it has
+    /// ended.
+    pub(crate) fn set_hibernating(&self, session: &Session) -> bool {
+        let mut done = false;
+        self.change(session, |flags| {
+            if !flags.has(Flags::BOUND) || flags.has(Flags::ENDING) {
+                return flags;
+            }
+            done = true;
+            Flags((flags.0 | Flags::HIBERNATING.0) & !Flags::UNRESPONSIVE.0)
+        });
+        done
+    }
+
+    /// Notes that a session's connection is to be given up.
+    pub(crate) fn set_unresponsive(&self, session: &Session) {
+        self.change(session, |flags| {
+            let live = !flags.has(Flags::ENDING) && !flags.has(Flags::HIBERNATING);
+            if live { Flags(flags.0 | Flags::UNRESPONSIVE.0) } else { flags }
+        });
+    }
+
+    /// Lets a hibernating session go on in place of one that has just logged in to the same account:
+    /// it is at that one's address from now on, and that one is out of all lists but those of ids and
+    /// addresses, marked as ending. False: either has ended.
+    pub(crate) fn resume(
+        &self,
+        session: &Arc<Session>,
+        instead_of: &Arc<Session>,
+        identity: Identity,
+    ) -> bool {
+        let (jid, token) = (identity.jid.clone(), identity.token);
+        let before = session.address();
+        {
+            let mut shard = self.users[self.shard(jid.as_str())].write();
+            let mut done = false;
+            self.change(session, |flags| {
+                done = flags.has(Flags::HIBERNATING) && !flags.has(Flags::ENDING);
+                if done { Flags(flags.0 & !Flags::HIBERNATING.0) } else { flags }
+            });
+            if !done {
+                return false;
+            }
+            if !self.set_ending(instead_of) {
+                // Whoever has ended that one sees to it.
+                self.set_hibernating(session);
+                return false;
+            }
+            if let Some(few) = shard.get_mut(jid.as_str()) {
+                few.retain(|other| !Arc::ptr_eq(other, instead_of));
+            }
+            self.forget_token(instead_of);
+            self.forget_token(session);
+            session.go_on(identity, instead_of.peer(), instead_of.tls());
+        }
+        self.enter_token(session, token);
+        let (before, after) = (peer_network(before), peer_network(session.address()));
+        if before != after {
+            crowd::remove(&mut self.addresses[self.shard(&before)].lock(), &before, session);
+            let mut shard = self.addresses[self.shard(&after)].lock();
+            // Settled in between: its removal has passed here already, or is still to come and waits
+            // for this lock.
+            if self.get(session.id).is_some() {
+                shard.entry(after).or_default().push(session.clone());
+            }
+        }
+        true
+    }
+
+    /// Enters a session as it was before the server stopped: bound, and without a connection. False:
+    /// its full JID is taken.
+    pub(crate) fn revive(
+        &self,
+        session: &Arc<Session>,
+        identity: Identity,
+        full: Jid,
+        flags: Flags,
+        presence: Option<Presence>,
+    ) -> bool {
+        let token = identity.token;
+        {
+            let mut shard = self.users[self.shard(identity.jid.as_str())].write();
+            let few = shard.entry(identity.jid.clone()).or_default();
+            if few.iter().any(|other| other.full() == Some(&full)) {
+                return false;
+            }
+            few.push(session.clone());
+            self.add(session.clone(), 0);
+            self.change(session, |_| {
+                session.set_identity(identity);
+                session.set_full(full);
+                let available = if presence.is_some() { Flags::AVAILABLE.0 } else { 0 };
+                session.replace_presence(presence);
+                let always = Flags::AUTHED.0 | Flags::BOUND.0 | Flags::HIBERNATING.0;
+                Flags(always | available | flags.0 & (Flags::INTERESTED.0 | Flags::FROZEN.0))
+            });
+        }
+        self.enter_token(session, token);
+        true
+    }
+
     /// Marks a session as ending: true for exactly one caller, who sees it through. From now on it
     /// is not found by any address; it stays visible by its id until it is settled.
     pub(crate) fn mark_ending(&self, session: &Arc<Session>) -> bool {
@@ -380,8 +508,11 @@ impl Registry {
         let address = peer_network(session.address());
         crowd::remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
         if self.sessions[Self::id_shard(session.id)].write().remove(&session.id).is_some() {
-            let flags = session.flags().0 & 15;
-            self.counts[usize::from(flags)].fetch_sub(1, Ordering::Relaxed);
+            let flags = session.flags();
+            self.counts[usize::from(flags.0 & 15)].fetch_sub(1, Ordering::Relaxed);
+            if flags.has(Flags::HIBERNATING) {
+                self.hibernating.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         // Behind its removal by id, which is what decides whether it may still enter here.
         if let Some(identity) = session.identity() {
@@ -402,6 +533,11 @@ impl Registry {
                 self.counts[to].fetch_add(1, Ordering::Relaxed);
                 self.counts[from].fetch_sub(1, Ordering::Relaxed);
             }
+            match (before.has(Flags::HIBERNATING), after.has(Flags::HIBERNATING)) {
+                (false, true) => self.hibernating.fetch_add(1, Ordering::Relaxed),
+                (true, false) => self.hibernating.fetch_sub(1, Ordering::Relaxed),
+                _ => 0,
+            };
         }
         drop(order);
     }
@@ -484,6 +620,7 @@ impl Registry {
                 Stage::Interested => &mut counts.interested,
             } += count;
         }
+        counts.hibernating = self.hibernating.load(Ordering::Relaxed);
         counts
     }
 }

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use wire::{Condition, Frame, Jid, Kind, Stamp, StanzaError, StreamCondition, StreamError};
+use wire::{Condition, Frame, Jid, Kind, Stamp, StanzaError, StreamCondition, StreamError, Xml};
 
 use crate::{
-    Server, Session, copies,
+    Server, Session,
+    clock::Millis,
+    copies,
     end::{End, Reason},
     hooks::{Delivery, Flow, Inbound, Outbound},
     mailbox::{Parcel, Refused},
@@ -152,6 +154,10 @@ impl Server {
                 return true;
             }
         }
+        let parcel = match session.connected() {
+            true => parcel,
+            false => parcel.waiting_since(self.clock.now()),
+        };
         match session.mailbox.push(parcel, self.config.limits.mailbox_bytes) {
             Ok(()) => true,
             Err(Refused::Closed(_)) => false,
@@ -159,6 +165,39 @@ impl Server {
                 self.end(session, End::new(Reason::SlowReader));
                 false
             }
+        }
+    }
+
+    /// A message with the time at which it came (XEP-0203), unless this server has said so before.
+    pub(crate) fn delayed(&self, session: &Session, frame: Frame, at: Millis) -> Frame {
+        let Some(me) = session.identity().filter(|_| frame.kind() == Kind::Message) else {
+            return frame;
+        };
+        let host = me.jid.domain();
+        // Nobody but this server can have written it: see `without_server_elements`.
+        let marked = frame.root().children().any(|child| {
+            child.is("delay", wire::ns::DELAY) && child.attr("from").as_deref() == Some(host)
+        });
+        if marked {
+            return frame;
+        }
+        let mut xml = Xml::new();
+        xml.open("delay").ns(wire::ns::DELAY).attr("from", host).attr("stamp", &at.to_string());
+        frame.with_children(&xml.finish())
+    }
+
+    /// A parcel that waited while nobody was there, as it is handed over now.
+    #[must_use]
+    pub fn woken(&self, session: &Session, parcel: Parcel) -> Parcel {
+        match parcel.waits_since().filter(|_| parcel.kind() == Kind::Message) {
+            None => parcel,
+            Some(at) => match parcel.clone().into_frame() {
+                None => parcel,
+                Some(frame) => {
+                    let frame = self.delayed(session, frame, at);
+                    Parcel::whole(Kind::Message, frame.bytes().clone())
+                }
+            },
         }
     }
 

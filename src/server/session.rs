@@ -1,5 +1,9 @@
 //! A session: the state of one stream, from its first byte to its end.
 //!
+//! A session may outlive its connection: if its stream is resumable (XEP-0198) it hibernates when the
+//! connection breaks, and another one goes on with it. What changes then is who it is by which proof,
+//! and from where; its handle, its full JID and all that it has stay.
+//!
 //! The stage grows `unauthed` → `c2s` → `bound`; a bound session is besides `available` and / or
 //! `interested`. Only the [`Registry`](crate::registry::Registry) moves a session from stage to
 //! stage, because its indexes and counters have to move with it; this file holds what a session is.
@@ -14,8 +18,9 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use wire::{Frame, Jid, Mechanism, StreamError, TokenId};
+use wire::{Agent, Frame, Jid, Mechanism, StreamError, TokenId};
 
 use crate::{
     account::Role,
@@ -27,6 +32,7 @@ use crate::{
     id::{AccountId, GrantId, SessionId},
     mailbox::Mailbox,
     policy::Effective,
+    resumption::Resumable,
 };
 
 /// The five names of a session's stage. A session has passed through all that are below the shown
@@ -80,6 +86,10 @@ impl Flags {
     pub const ENDING: Self = Self(16);
     /// Is locked: it is not read from, and what it is sent waits.
     pub const FROZEN: Self = Self(32);
+    /// Has no connection, and waits for another one to go on with its stream.
+    pub const HIBERNATING: Self = Self(64);
+    /// Its client owes an answer for too long: its connection is to be given up.
+    pub const UNRESPONSIVE: Self = Self(128);
 
     /// Whether all of `other` are set.
     #[must_use]
@@ -111,7 +121,8 @@ pub enum Feature {
     Outbound = 2,
 }
 
-/// Who a session is, once it has logged in. Never changes afterwards.
+/// Who a session is, once it has logged in. Changes only when another connection goes on with its
+/// stream, which has proved anew whose it is.
 #[derive(Debug)]
 pub struct Identity {
     /// The account's internal id.
@@ -140,8 +151,12 @@ pub struct Identity {
     pub(crate) use_noted: AtomicU64,
     /// A resource that the token pins the session to.
     pub resource: Option<String>,
-    /// When it logged in.
+    /// When the session logged in first.
     pub since: Millis,
+    /// When whose it is was proved last: the same, unless another connection has gone on with it.
+    pub proved: Millis,
+    /// What the client says it is, if it does before it logs in.
+    pub agent: Option<Arc<Agent>>,
     /// The stamp of its row in the history, once there is one; 0: it has none.
     pub(crate) noted: OnceLock<u64>,
 }
@@ -196,9 +211,7 @@ pub struct Traffic {
 pub struct Session {
     /// Its public handle.
     pub id: SessionId,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// When the connection was made.
+    /// When the first connection was made.
     pub created: Millis,
     /// The way in.
     pub mailbox: Mailbox,
@@ -215,8 +228,12 @@ pub struct Session {
     pub(crate) order: Mutex<()>,
     /// When the peer last sent a stanza (keepalives do not count); `created` before the first.
     last_activity: AtomicU64,
-    identity: OnceLock<Box<Identity>>,
+    /// The peer's address.
+    peer: Mutex<(IpAddr, u16)>,
+    identity: ArcSwapOption<Identity>,
     full: OnceLock<Jid>,
+    /// Stream management, once it is on.
+    resumable: ArcSwapOption<Resumable>,
     pub(crate) cold: Mutex<Cold>,
 }
 
@@ -270,7 +287,6 @@ impl Session {
     pub(crate) fn new(id: SessionId, peer: SocketAddr, now: Millis) -> Self {
         Self {
             id,
-            peer,
             created: now,
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
@@ -280,8 +296,10 @@ impl Session {
             attempt: AtomicU8::new(0),
             order: Mutex::default(),
             last_activity: AtomicU64::new(now.0),
-            identity: OnceLock::new(),
+            peer: Mutex::new((peer.ip(), peer.port())),
+            identity: ArcSwapOption::empty(),
             full: OnceLock::new(),
+            resumable: ArcSwapOption::empty(),
             cold: Mutex::default(),
         }
     }
@@ -323,14 +341,43 @@ impl Session {
         !self.flags().has(Flags::ENDING)
     }
 
-    /// Who it is, once logged in.
+    /// Whether it has a connection, or is about to lose the one it has.
     #[must_use]
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.get().map(Box::as_ref)
+    pub fn connected(&self) -> bool {
+        !self.flags().has(Flags::HIBERNATING)
     }
 
+    /// Who it is, once logged in.
+    #[must_use]
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
+    }
+
+    /// Says who it is; false: that was said before. Only under the lock of its flags.
     pub(crate) fn set_identity(&self, identity: Identity) -> bool {
-        self.identity.set(Box::new(identity)).is_ok()
+        let first = self.identity.load().is_none();
+        if first {
+            self.identity.store(Some(Arc::new(identity)));
+        }
+        first
+    }
+
+    /// Another connection has proved whose it is, and goes on with it from there. Only under the lock
+    /// of its account.
+    pub(crate) fn go_on(&self, identity: Identity, peer: SocketAddr, tls: Option<TlsInfo>) {
+        self.identity.store(Some(Arc::new(identity)));
+        *self.peer.lock() = (peer.ip(), peer.port());
+        self.cold.lock().about().tls = tls;
+    }
+
+    /// Its stream management, once it is on.
+    #[must_use]
+    pub fn resumable(&self) -> Option<Arc<Resumable>> {
+        self.resumable.load_full()
+    }
+
+    pub(crate) fn set_resumable(&self, resumable: Resumable) {
+        self.resumable.store(Some(Arc::new(resumable)));
     }
 
     /// How somebody tries to log in, as far as the server was asked, and whether the failure of that
@@ -360,8 +407,8 @@ impl Session {
 
     /// The best address there is: full, else bare, else none.
     #[must_use]
-    pub fn jid(&self) -> Option<&Jid> {
-        self.full().or_else(|| self.identity().map(|identity| &identity.jid))
+    pub fn jid(&self) -> Option<Jid> {
+        self.full().cloned().or_else(|| Some(self.identity()?.jid.clone()))
     }
 
     /// The connection's encryption.
@@ -378,7 +425,13 @@ impl Session {
     /// The peer's IP address, an IPv4-mapped one shown as IPv4.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+        self.peer().ip().to_canonical()
+    }
+
+    /// The peer's address and port.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        (*self.peer.lock()).into()
     }
 
     /// Whether messages to the bare JID are for it: available, and not with a negative priority.
@@ -454,6 +507,33 @@ impl Session {
 }
 
 impl Identity {
+    /// Who a session is from now on that was `old`, and whose stream this one goes on with: proved as
+    /// here, for as long as there, and with no more power than either.
+    pub(crate) fn continuing(&self, old: &Self) -> Self {
+        let client = self.client.get().or(old.client.get());
+        let live = self.live.lock().clone();
+        let most = live.most.min(old.live.lock().most);
+        Self {
+            account: self.account,
+            jid: self.jid.clone(),
+            mechanism: self.mechanism,
+            binding: self.binding,
+            client: client.map_or_else(OnceLock::new, |client| OnceLock::from(*client)),
+            grant: self.grant,
+            token: self.token,
+            generation: self.generation,
+            stamp: self.stamp,
+            live: Mutex::new(Live { most, role: live.role.min(most), ..live }),
+            inactive: self.inactive,
+            use_noted: AtomicU64::new(self.use_noted.load(Ordering::Relaxed)),
+            resource: self.resource.clone(),
+            since: old.since,
+            proved: self.proved,
+            agent: self.agent.clone().or_else(|| old.agent.clone()),
+            noted: self.noted.get().map_or_else(OnceLock::new, |noted| OnceLock::from(*noted)),
+        }
+    }
+
     /// The client that it is a visit of, once that is known.
     #[must_use]
     pub fn client(&self) -> Option<ClientRef> {
@@ -501,7 +581,7 @@ impl fmt::Debug for Session {
             "Session({} {} {:?})",
             self.id,
             self.stage().as_str(),
-            self.jid().map(Jid::as_str)
+            self.jid().as_ref().map(Jid::as_str)
         )
     }
 }

@@ -83,7 +83,7 @@ impl Server {
         }
         let next = self.deadlines_of(session).into_iter().map(|(at, _)| at);
         let note = session.identity().and_then(|me| me.use_to_note_at());
-        if let Some(next) = next.chain(note).min() {
+        if let Some(next) = next.chain(note).chain(self.answer_due(session)).min() {
             self.deadlines.arm(&session.armed, session.id, next, self.clock.now());
         }
     }
@@ -112,12 +112,22 @@ impl Server {
         if let Some(reason) = self.overdue(&session, now) {
             return self.end(&session, End::new(reason));
         }
+        if self.answer_due(&session).is_some_and(|due| due <= now) {
+            self.drop_connection(&session);
+            return false;
+        }
         if let Some(token) = session.identity().and_then(|me| me.use_to_note(now)) {
             let server = self.clone();
             self.spawn(async move { server.note_token(token).await });
         }
         self.rearm(&session);
         false
+    }
+
+    /// When a client has to have acknowledged what it was asked about.
+    fn answer_due(&self, session: &Session) -> Option<Millis> {
+        let asked = session.resumable()?.asked()?;
+        Some(asked.plus_seconds(self.config.sessions.dead_after.get()?))
     }
 
     /// Why a session has to end by now; at the very instant of a deadline it is over.
@@ -151,6 +161,9 @@ impl Server {
             add(session.last_activity(), policy.inactivity, Reason::Idle);
         } else {
             add(identity.since, limits.unbound.time.get(), Reason::BindTimeout);
+        }
+        if let Some(until) = session.resumable().and_then(|resumable| resumable.until()) {
+            all.push((until, Reason::NotResumed));
         }
         if let Some(expires) = identity.expires() {
             all.insert(0, (expires, Reason::TokenExpired));

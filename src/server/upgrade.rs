@@ -80,6 +80,7 @@ impl OldToken {
             purpose: self.purpose,
             resource: self.resource,
             epoch: 0,
+            fast: None,
             next: None,
             over: over.clone(),
         };

@@ -20,10 +20,11 @@ use wire::{Mechanism, Token, TokenId};
 use crate::{
     Server,
     account::{Account, Role},
-    client::{Check, Client, Kind, Over, Refused, Tombstone, book::Handle},
+    client::{Check, Client, Over, Refused, Tombstone, book::Handle},
     clock::Millis,
     end::Actor,
     epoch::{Epoch, InForce, Stamp},
+    fast::Fast,
     id::GrantId,
     policy::Effective,
     store::StoreError,
@@ -101,6 +102,9 @@ pub struct TokenRecord {
     /// Its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Tombstone>,
+    /// It is one of FAST; `mac` is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast: Option<Fast>,
 }
 
 pub(crate) mod token_id {
@@ -116,11 +120,11 @@ pub(crate) mod token_id {
     }
 }
 
-mod some_token_id {
+pub(crate) mod some_token_id {
     use serde::{Deserializer, Serializer};
     use wire::TokenId;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         id: &Option<TokenId>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -130,7 +134,7 @@ mod some_token_id {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<TokenId>, D::Error> {
         super::token_id::deserialize(d).map(Some)
@@ -185,7 +189,10 @@ impl Client {
         })
     }
 
-    fn token_mut(&mut self, id: TokenId) -> Option<(&mut Option<Millis>, &mut TokenRecord)> {
+    pub(crate) fn token_mut(
+        &mut self,
+        id: TokenId,
+    ) -> Option<(&mut Option<Millis>, &mut TokenRecord)> {
         self.grants.iter_mut().find_map(|grant| {
             let used = &mut grant.used;
             grant.tokens.iter_mut().find(|token| token.id == id).map(|token| (used, token))
@@ -253,8 +260,14 @@ impl Client {
     #[must_use]
     pub fn expiry(&self, token: TokenId, policy: &Effective) -> Option<Millis> {
         let (grant, token) = self.token(token)?;
+        // A token of FAST is for coming back, and bounds no visit; the one that it came of does.
+        let token = match &token.fast {
+            None => Some(token),
+            Some(fast) => fast.parent.and_then(|id| self.token(id)).map(|(_, token)| token),
+        };
+        let token_expires = token.and_then(|token| token.expires);
         let lifetime = policy.client_lifetime.map(|span| self.created.plus_seconds(span));
-        [token.expires, grant.expires, self.expires, lifetime].into_iter().flatten().min()
+        [token_expires, grant.expires, self.expires, lifetime].into_iter().flatten().min()
     }
 }
 
@@ -291,14 +304,8 @@ impl Server {
                 self.used_again(&found).await.map_err(store)?;
             }
             let tombstone = client.tombstone(grant, record).cloned();
-            let by_rule = Tombstone {
-                at: check.now,
-                why,
-                by: "server".into(),
-                kind: Kind::Server,
-                text: None,
-            };
-            return Err(TokenDenied::Over(tombstone.unwrap_or(by_rule)));
+            let by_rule = || Tombstone::by_rule(check.now, why);
+            return Err(TokenDenied::Over(tombstone.unwrap_or_else(by_rule)));
         }
         if account.disabled {
             return Err(TokenDenied::Disabled);
@@ -351,7 +358,7 @@ impl Server {
 
     /// Somebody has used a token that its owner has replaced: one of the two has stolen it, and nobody
     /// can tell which. All that came from its grant ends.
-    async fn used_again(self: &Arc<Self>, found: &Found) -> Result<(), StoreError> {
+    pub(crate) async fn used_again(self: &Arc<Self>, found: &Found) -> Result<(), StoreError> {
         let grant = found.grant.id;
         tracing::warn!(
             event = "token-reused",
@@ -400,13 +407,7 @@ impl Server {
             *used = (*used).max(Some(now));
             token.used = token.used.max(Some(now));
             if first {
-                let by = Tombstone {
-                    at: now,
-                    why: Over::Superseded,
-                    by: "server".into(),
-                    kind: Kind::Server,
-                    text: None,
-                };
+                let by = Tombstone::by_rule(now, Over::Superseded);
                 for older in client.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
                     if older.next == Some(id) {
                         older.over.get_or_insert_with(|| by.clone());

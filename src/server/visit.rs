@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use wire::{Jid, Mechanism};
+use wire::{Agent, Jid, Mechanism};
 
 use crate::{
     Server, Session,
@@ -36,10 +36,12 @@ impl Server {
         let resource = jid.resource().unwrap_or_default();
         if identity.client().is_none() {
             let (now, address, policy) = (self.clock.now(), session.address(), identity.policy());
-            // A renamed one is not who it wanted to be.
-            let fits = |client: &Client| {
-                client.over.is_none() && client.key == Key::Resource(resource.into())
+            let key = match identity.agent_id() {
+                Some(id) => Key::Agent(id.to_owned()),
+                None => Key::Resource(resource.to_owned()),
             };
+            // A renamed one is not who it wanted to be.
+            let fits = |client: &Client| client.over.is_none() && client.key == key;
             let mut known = known.filter(fits);
             // The password lets the account in again, but not what is over with its tokens.
             let lapsed = |client: &Client| Some((client.clone(), client.lapsed(&policy, now)?));
@@ -50,10 +52,10 @@ impl Server {
             let from = Some((address, identity.mechanism));
             let mut client = match known {
                 Some(client) => {
-                    self.note_visit(&client, now, from);
+                    self.note_visit(&client, now, from, identity.agent.clone());
                     client
                 }
-                None => self.new_client(identity, resource, now, from).await?,
+                None => self.new_client(identity, key.clone(), now, from).await?,
             };
             if client.frozen.is_some() {
                 self.registry.set_frozen(session, true);
@@ -99,15 +101,23 @@ impl Server {
     }
 
     /// Writes that a client is here, if what is stored is old enough or says something else.
-    fn note_visit(&self, client: &Client, now: Millis, from: Option<(IpAddr, Mechanism)>) {
+    fn note_visit(
+        &self,
+        client: &Client,
+        now: Millis,
+        from: Option<(IpAddr, Mechanism)>,
+        agent: Option<Arc<Agent>>,
+    ) {
         let granule = self.config.clients.last_use.get().unwrap_or(0);
         let fresh = client.seen.is_some_and(|seen| now.seconds_since(seen) < granule);
         let moved = from.is_some_and(|from| !client.has_come(from));
-        if fresh && !moved {
+        let agent = agent.filter(|agent| client.clone().says(Some(agent)));
+        if fresh && !moved && agent.is_none() {
             return;
         }
         let clients = self.config.clients.clone();
         self.note_client(client.account, client.sid, move |client| {
+            client.says(agent.as_deref());
             client.was_seen(now, from, &clients);
             true
         });
@@ -116,7 +126,7 @@ impl Server {
     async fn new_client(
         self: &Arc<Self>,
         identity: &Identity,
-        resource: &str,
+        key: Key,
         now: Millis,
         from: Option<(IpAddr, Mechanism)>,
     ) -> Result<Client, StoreError> {
@@ -133,8 +143,8 @@ impl Server {
             others.iter().any(|client| client.over.is_none() && !client.unconfirmed)
         };
         let make = |sid| {
-            let key = Key::Resource(resource.to_owned());
-            let mut client = Client::new(&whose, sid, key, now, "login");
+            let mut client = Client::new(&whose, sid, key.clone(), now, "login");
+            client.says(identity.agent.as_deref());
             client.was_seen(now, from, &self.config.clients);
             client.unconfirmed = unconfirmed;
             client
@@ -166,13 +176,33 @@ impl Server {
         Ok(client)
     }
 
+    /// The client that a session is a visit of; one that has bound nothing yet is noted as one now.
+    pub(crate) async fn client_of_session(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        identity: &Identity,
+    ) -> Result<Option<Client>, StoreError> {
+        if let Some(known) = identity.client() {
+            return self.client(identity.account, known.sid).await;
+        }
+        let Some(id) = identity.agent_id() else { return Ok(None) };
+        let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+        let known = self.client_of_agent(identity.account.0, id).await?;
+        if known.as_ref().is_some_and(|client| self.may_come(session, client).is_err()) {
+            return Ok(None);
+        }
+        self.enrol(session, identity, known, &identity.jid, epoch).await?;
+        match identity.client() {
+            Some(client) => self.client(identity.account, client.sid).await,
+            None => Ok(None),
+        }
+    }
+
     /// What is known of a session's client once it is over: when it was last there, and what it said
     /// it is.
     pub(crate) fn note_leaving(&self, session: &Session) {
-        let Some((identity, client)) = session.identity().and_then(|me| Some((me, me.client()?)))
-        else {
-            return;
-        };
+        let Some(identity) = session.identity() else { return };
+        let Some(client) = identity.client() else { return };
         let (seen, software) = (session.last_activity(), session.software());
         let granule = self.config.clients.last_use.get().unwrap_or(0);
         if let Some(known) = self.known_clients.get(identity.account.0, client.sid)
@@ -193,5 +223,30 @@ impl Server {
             }
             told.is_some() || !fresh
         });
+    }
+}
+
+impl Identity {
+    /// Which installation of its software it says it is.
+    pub(crate) fn agent_id(&self) -> Option<&str> {
+        self.agent.as_ref()?.id.as_deref()
+    }
+}
+
+impl Client {
+    /// Notes what it says it is. Whether that is news.
+    fn says(&mut self, agent: Option<&Agent>) -> bool {
+        let Some(agent) = agent else { return false };
+        let mut news = false;
+        for (known, told) in
+            [(&mut self.software, &agent.software), (&mut self.device, &agent.device)]
+        {
+            let told = told.as_ref().map(|told| told.chars().take(client::TEXT).collect());
+            if told.is_some() && *known != told {
+                *known = told;
+                news = true;
+            }
+        }
+        news
     }
 }

@@ -18,6 +18,10 @@ const GERMAN: &[(&str, &str)] = &[
         "Eine andere Sitzung hat diese Ressource übernommen",
     ),
     ("Login took too long", "Die Anmeldung hat zu lange gedauert"),
+    (
+        "Nobody came to resume this session in time",
+        "Diese Sitzung wurde nicht rechtzeitig fortgesetzt",
+    ),
     ("No resource was bound in time", "Es wurde nicht rechtzeitig eine Ressource gebunden"),
     ("The connection was lost", "Die Verbindung ist abgebrochen"),
     (
@@ -45,6 +49,10 @@ const GERMAN: &[(&str, &str)] = &[
     ),
     ("The stream was closed", "Der Stream wurde geschlossen"),
     ("The token of this session has expired", "Das Token dieser Sitzung ist abgelaufen"),
+    (
+        "This stream goes on over another connection",
+        "Dieser Stream wird über eine andere Verbindung fortgesetzt",
+    ),
     ("This account has been deleted", "Dieses Konto wurde gelöscht"),
     ("This account has been disabled", "Dieses Konto wurde gesperrt"),
     ("This account is disabled", "Dieses Konto ist gesperrt"),

@@ -26,7 +26,7 @@ pub use scanner::{Event, Limits, ScanError, Scanner, StreamHeader};
 pub use secret::Secret;
 pub use stamp::Stamp;
 pub use stanza_error::{Condition, ErrorType, StanzaError};
-pub use stream::{Denied, Stream};
+pub use stream::{Agent, Denied, Stream};
 pub use stream_error::{StreamCondition, StreamError};
 pub use token::{Token, TokenId};
 pub use xml::{Xml, escape};

@@ -10,10 +10,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use wire::{
     ChannelBinding, Condition, Denied, Event, Jid, Limits, SaslFailure, Scanner, ScramKeys, Secret,
     StanzaError, Stream,
-    stream::{Effect, Effects, Input, Settings, TlsUp},
+    stream::{Bound, Effect, Effects, Enabled, Input, Settings, TlsUp, Wanted, sm},
 };
 
 use crate::{
@@ -38,6 +39,8 @@ struct Machine {
     user: Option<Jid>,
     /// How many random texts were given out.
     random: u32,
+    /// Stanzas since they are counted.
+    handled: Option<u32>,
 }
 
 fn limits(phase: &server::config::Phase) -> Limits {
@@ -60,13 +63,13 @@ impl Machine {
     /// What a case starts from; the texts of its tokens go into `vars`.
     fn new(case: &Case, vars: &mut Vars) -> Self {
         let config = case.config();
-        let settings = Settings {
-            hosts: config.host.iter().map(|h| Jid::parse(&h.name).expect("a domain")).collect(),
-            starttls: !case.setup.tls,
-            tls_required: config.tls.required,
-            attempts: config.auth.attempts,
-            features: Vec::new(),
-        };
+        let hosts = config.host.iter().map(|h| Jid::parse(&h.name).expect("a domain")).collect();
+        let mut settings = Settings::new(hosts);
+        settings.starttls = !case.setup.tls;
+        settings.tls_required = config.tls.required;
+        settings.attempts = config.auth.attempts;
+        settings.max_bytes =
+            (config.limits.unauthed.stanza_bytes, config.limits.bound.stanza_bytes);
         let accounts = case.setup.accounts.iter();
         let accounts = accounts.map(|a| (a.jid.clone(), (a.password.clone(), a.disabled)));
         let mut tokens = HashMap::new();
@@ -87,6 +90,7 @@ impl Machine {
             over: false,
             user: None,
             random: 0,
+            handled: None,
         }
     }
 
@@ -120,7 +124,34 @@ impl Machine {
                 Effect::StartTls => self.upgrade = true,
                 Effect::Restart => self.scanner.restart(),
                 // Where it goes is not the stream's business.
-                Effect::Stanza(_) => {}
+                Effect::Stanza(_) => self.handled = self.handled.map(|h| h.wrapping_add(1)),
+                Effect::Nonza(_) => {}
+                Effect::Manage(enable) => {
+                    let enabled = match self.handled {
+                        Some(_) => Err(Condition::UnexpectedRequest.into()),
+                        None => {
+                            let max = enable.max.unwrap_or(600).min(600);
+                            let resumable = enable.resume.then(|| ("an id".to_owned(), max));
+                            Ok(Enabled { resumable })
+                        }
+                    };
+                    self.handled.get_or_insert(0);
+                    self.step(Input::Managed(enabled));
+                }
+                // Nothing is ever sent to it that it could acknowledge.
+                Effect::Ack(0) => {}
+                Effect::Ack(h) => self.farewell(Some(&sm::too_high(h, 0))),
+                Effect::Ask => {
+                    let ack = sm::ack(self.handled.unwrap_or(0));
+                    self.out.push_back(ack.to_vec());
+                }
+                Effect::Resume(_) => {
+                    self.step(Input::Resumed(Err(Condition::ItemNotFound.into())));
+                }
+                Effect::CheckHashed { .. } => {
+                    self.step(Input::Hashed(Err(SaslFailure::NotAuthorized.into())));
+                }
+                Effect::Grant { .. } => self.step(Input::Granted(None)),
                 Effect::Refused { .. } => {}
                 Effect::FindKeys { user, hash } => {
                     let keys = match self.accounts.get(user.as_str()) {
@@ -157,14 +188,19 @@ impl Machine {
                     }
                     self.step(Input::Entered(verdict));
                 }
-                Effect::Bind { resource } => {
+                Effect::Bind(wanted) => {
                     let user = self.user.clone().expect("nobody binds before login");
-                    let name = resource.unwrap_or_else(|| random(&mut self.random));
+                    let name = match wanted {
+                        Wanted::Resource(Some(name)) => name,
+                        Wanted::Resource(None) | Wanted::Tag(None, _) => random(&mut self.random),
+                        Wanted::Tag(Some(tag), _) => format!("{tag}/{}", random(&mut self.random)),
+                    };
                     let bound = user.with_resource(&name);
                     if bound.is_ok() {
                         self.scanner.set_limits(limits(&self.config.limits.bound));
                     }
                     let refused = |_| StanzaError::new(Condition::BadRequest);
+                    let bound = bound.map(|jid| Bound { jid, features: Bytes::new() });
                     self.step(Input::Bound(bound.map_err(refused)));
                 }
                 Effect::Fail(error) => self.farewell(Some(&error)),

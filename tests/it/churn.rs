@@ -121,6 +121,7 @@ fn counted(sessions: &[Arc<Session>]) -> Counts {
         bound: at(Stage::Bound),
         available: at(Stage::Available),
         interested: at(Stage::Interested),
+        hibernating: sessions.iter().filter(|session| !session.connected()).count(),
     }
 }
 

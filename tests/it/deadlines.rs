@@ -441,7 +441,9 @@ async fn ro_12_ten_thousand_that_are_overdue_vanish_and_messages_go_on_meanwhile
     while !sweep.is_finished() {
         let _ = world.server.inbound(&romeo, None, frame.clone());
         sent += 1;
-        juliet.mailbox.take(usize::MAX, std::task::Waker::noop(), |_| arrived += 1);
+        juliet
+            .mailbox
+            .take(juliet.mailbox.holder(), usize::MAX, std::task::Waker::noop(), |_| arrived += 1);
         tokio::task::yield_now().await;
     }
     assert_eq!(sweep.await.expect("does not panic"), 10_000);

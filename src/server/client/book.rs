@@ -39,9 +39,11 @@ fn age(server: &Server, owner: Owner, row: &Row, now: Millis) -> Option<Batch> {
         tracing::warn!(event = "client-unreadable", account = owner);
         return None;
     };
-    let before = (client.address.clone(), client.software.clone());
+    let details =
+        |client: &Client| (client.address.clone(), client.software.clone(), client.device.clone());
+    let before = details(&client);
     let aged = client.aged(now, &server.config.privacy);
-    let changed = before != (aged.address.clone(), aged.software.clone());
+    let changed = before != details(&aged);
     changed.then(|| Batch::new().put(&CLIENTS, owner, row.key.clone(), aged.encode()))
 }
 
@@ -75,6 +77,7 @@ impl Key {
         match self {
             Self::Resource(resource) => Some(format!("r{resource}").into()),
             Self::Grant(_) => None,
+            Self::Agent(id) => Some(format!("a{id}").into()),
         }
     }
 }
@@ -158,6 +161,20 @@ impl Server {
     ) -> Result<Option<Client>, StoreError> {
         let Some(key) = Key::Resource(resource.into()).row() else { return Ok(None) };
         self.client_by(account.0, &key).await
+    }
+
+    /// The client that says it is this installation of its software. Looked for in any case, so that
+    /// how long it takes tells nobody whether the account is there.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub(crate) async fn client_of_agent(
+        &self,
+        owner: Owner,
+        id: &str,
+    ) -> Result<Option<Client>, StoreError> {
+        let Some(key) = Key::Agent(id.into()).row() else { return Ok(None) };
+        self.client_by(owner, &key).await
     }
 
     /// The client that a token opens. Looked for in any case, so that how long it takes tells nobody
@@ -373,7 +390,7 @@ impl Server {
         let (over, mut rest): (Vec<_>, Vec<_>) =
             clients.drain(..).partition(|client| client.forgettable(bounds, now));
         rest.retain(|client| {
-            client.grants.is_empty() && client.block.is_none() && !here.contains(&client.sid)
+            client.has_no_token() && client.block.is_none() && !here.contains(&client.sid)
         });
         rest.sort_by_key(|client| client.seen.unwrap_or(client.created));
         let cap = usize::try_from(bounds.per_account).unwrap_or(usize::MAX);

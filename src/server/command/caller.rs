@@ -249,7 +249,7 @@ impl Server {
         };
         let proved = self.registry.get(id).is_some_and(|session| {
             session.identity().is_some_and(|me| {
-                me.token.is_none() && self.clock.now().seconds_since(me.since) < window
+                me.token.is_none() && self.clock.now().seconds_since(me.proved) < window
             })
         });
         let window = self.config.auth.step_up;

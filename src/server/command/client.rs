@@ -393,7 +393,7 @@ async fn show(call: Call) -> Result<Done, CommandError> {
     let grants: Vec<String> = client.grants.iter().map(|grant| grant.id.to_string()).collect();
     let resource = match &client.key {
         Key::Resource(resource) => Some(resource),
-        Key::Grant(_) => None,
+        Key::Grant(_) | Key::Agent(_) => None,
     };
     let block = client.block.as_ref().filter(|block| block.holds(check.now)).map(|block| {
         row! {
@@ -634,7 +634,8 @@ async fn show_ended(
         let ours = session.end_record().is_some_and(|record| record.by == *actor);
         let outcome = Outcome::of(session.settled(), ours);
         ended += usize::from(outcome == Outcome::Ended);
-        let jid = session.jid().map_or(client.jid.as_str(), Jid::as_str);
+        let jid = session.jid();
+        let jid = jid.as_ref().map_or(client.jid.as_str(), Jid::as_str);
         // Whether or not somebody still listens, the rest is seen through.
         let _ = call.row(one(Some(session.id.to_string()), jid, json!(outcome))).await;
     }

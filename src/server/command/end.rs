@@ -278,7 +278,7 @@ pub(super) fn one(
 ) -> Map<String, Value> {
     row! {
         "id": session.id.to_string(),
-        "jid": session.jid().map(Jid::as_str),
+        "jid": session.jid().as_ref().map(Jid::as_str),
         "client": session.identity().and_then(|me| me.client()).map(|c| c.id.to_string()),
         "outcome": outcome,
         "ways_back": ways,

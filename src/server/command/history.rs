@@ -128,6 +128,7 @@ async fn who(call: Call) -> Result<Done, CommandError> {
 
 fn who_row(session: &Session, jid: &Jid, now: Millis) -> Map<String, Value> {
     let identity = session.identity();
+    let identity = identity.as_deref();
     let idle = now.seconds_since(session.last_activity());
     row! {
         "jid": jid.as_str(),

@@ -112,11 +112,12 @@ pub const COMMANDS: &[Command] = &[
 fn session_row(session: &Session) -> Map<String, Value> {
     use std::sync::atomic::Ordering::Relaxed;
     let identity = session.identity();
+    let identity = identity.as_deref();
     let (flags, tls) = (session.flags(), session.tls());
     let traffic = &session.traffic;
     row! {
         "id": session.id.to_string(),
-        "jid": session.jid().map(Jid::as_str),
+        "jid": session.jid().as_ref().map(Jid::as_str),
         "stage": session.stage().as_str(),
         "available": flags.has(Flags::AVAILABLE),
         "interested": flags.has(Flags::INTERESTED),
@@ -125,7 +126,7 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "since": session.created.to_string(),
         "authed_since": identity.map(|identity| identity.since.to_string()),
         "address": session.address().to_string(),
-        "port": session.peer.port(),
+        "port": session.peer().port(),
         "tls": tls.as_ref().map(|tls| tls.version),
         "cipher": tls.as_ref().map(|tls| tls.cipher),
         "mechanism": identity.map(|identity| identity.mechanism.as_str()),
@@ -314,7 +315,7 @@ async fn watch(mut call: Call) -> Result<Done, CommandError> {
                     "at": call.server.clock.now().to_string(),
                     "change": event.change.as_str(),
                     "id": event.session.id.to_string(),
-                    "jid": event.session.jid().map(Jid::as_str),
+                    "jid": event.session.jid().as_ref().map(Jid::as_str),
                     "stage": event.session.stage().as_str(),
                     "address": event.session.address().to_string(),
                     "reason": record.map(|record| record.reason),

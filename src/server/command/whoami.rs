@@ -56,6 +56,7 @@ fn account_row(call: &Call, me: &Acting) -> Map<String, Value> {
 fn session_row(server: &Server, session: &Session, client: Option<&Client>) -> Map<String, Value> {
     let now = server.clock.now();
     let identity = session.identity();
+    let identity = identity.as_deref();
     let policy = identity.map(|identity| identity.policy());
     let left = |at: Option<Millis>| at.map(|at| at.seconds_since(now));
     let after = |since: Millis, span: Option<u64>| span.map(|span| since.plus_seconds(span));
@@ -67,7 +68,7 @@ fn session_row(server: &Server, session: &Session, client: Option<&Client>) -> M
     let handle = identity.and_then(|identity| identity.client());
     row! {
         "session": session.id.to_string(),
-        "jid": session.jid().map(Jid::as_str),
+        "jid": session.jid().as_ref().map(Jid::as_str),
         "stage": session.stage().as_str(),
         "since": since.to_string(),
         "address": session.address().to_string(),

@@ -305,6 +305,15 @@ pub struct Sessions {
     pub max_sessions: u32,
     /// What happens when an account has `max_sessions` and another one comes.
     pub at_limit: AtLimit,
+    /// How long a session whose connection broke waits to be resumed (XEP-0198); clients may ask for
+    /// less. `off`: streams cannot be resumed.
+    pub resume: Span,
+    /// Sessions without a connection that an account may have; beyond it the one that has waited for
+    /// the longest time ends. 0: no bound but those on sessions.
+    pub hibernating: u32,
+    /// How long a client may leave an acknowledgement that it was asked for unanswered before its
+    /// connection counts as broken. `off`: for ever.
+    pub dead_after: Span,
     /// How long a client may take to close its side once it has been told that its session is over,
     /// before the connection is cut.
     pub close_wait: Span,
@@ -319,6 +328,9 @@ impl Default for Sessions {
             pings_count: false,
             max_sessions: 0,
             at_limit: AtLimit::Refuse,
+            resume: Span::seconds(600),
+            hibernating: 5,
+            dead_after: Span::seconds(60),
             close_wait: Span::seconds(5),
         }
     }
@@ -431,6 +443,12 @@ pub struct Tokens {
     pub inactive: Span,
     /// How exactly the last use is recorded: at most one write per token in this time.
     pub last_use: Span,
+    /// How long a token is valid that a client gets for its next login (FAST, XEP-0484). Each one that
+    /// is used when it is older than `fast_rotate` is replaced, so this is how long a client may stay
+    /// away. `off`: there are none.
+    pub fast: Span,
+    /// The age from which such a token is replaced when it is used.
+    pub fast_rotate: Span,
 }
 
 impl Default for Tokens {
@@ -440,6 +458,8 @@ impl Default for Tokens {
             max_ttl: Span::days(366),
             inactive: Span::OFF,
             last_use: Span::seconds(60),
+            fast: Span::days(21),
+            fast_rotate: Span::days(1),
         }
     }
 }

@@ -112,8 +112,8 @@ impl Server {
             let mut new: BTreeMap<u64, Seen> = BTreeMap::new();
             for session in page.iter().filter(|session| session.alive()) {
                 let Some(identity) = session.identity() else { continue };
-                let active = session.last_activity().max(identity.since);
-                let seen = Seen { login: identity.since, active, enabled: Millis(0) };
+                let active = session.last_activity().max(identity.proved);
+                let seen = Seen { login: identity.proved, active, enabled: Millis(0) };
                 let entry = new.entry(identity.account.0).or_default();
                 *entry = entry.max(seen);
             }

@@ -121,6 +121,7 @@ impl Server {
                 epoch,
                 next: None,
                 over: None,
+                fast: None,
             }
         };
         let grant = || Grant {

@@ -34,11 +34,22 @@ impl Server {
                 return false;
             }
             token.over = Some(tombstone.clone());
+            // What its sessions were given for their next login goes with it.
+            for grant in &mut client.grants {
+                for child in grant.tokens.iter_mut().filter(|token| token.comes_of(id)) {
+                    child.over.get_or_insert_with(|| tombstone.clone());
+                }
+            }
             true
         });
         let Some(client) = changed.await? else { return Ok(None) };
         self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
-        let sessions = self.registry.with_token(id);
+        let mut sessions = self.registry.with_token(id);
+        for token in client.grants.iter().flat_map(|grant| &grant.tokens) {
+            if token.comes_of(id) {
+                sessions.extend(self.registry.with_token(token.id));
+            }
+        }
         self.end_revoked(&sessions, Reason::Revoked, actor, reason);
         let found = client.token(id).map(|(grant, token)| (grant.clone(), token.clone()));
         Ok(found.map(|(grant, token)| (Found { client, grant, token }, sessions)))

@@ -5,6 +5,7 @@
 //!                                    Step::NeedKeys      ──► store ──► Input::Keys
 //!                                    Step::NeedPassword  ──► store ──► Input::Accepted, Rejected
 //!                                    Step::NeedToken     ──► vault ──► Input::Accepted, Rejected
+//!                                    Step::NeedHashed    ──► vault ──► Input::Hashed, Rejected
 //!                                    Step::Proved, Fail  ──► the end of it
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! bare JID of the account itself ([`SaslFailure::InvalidAuthzid`]).
 
 mod channel_binding;
+mod ht;
 pub mod oauthbearer;
 mod plain;
 mod scram;
@@ -25,6 +27,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use channel_binding::{ChannelBinding, END_POINT, EXPORTER};
+pub use ht::HashedToken;
 pub use scram::{DeriveError, Hash, SALT_SIZE, ScramKeys, derive, verify_password};
 
 use crate::{Jid, Secret};
@@ -44,13 +47,34 @@ pub enum Mechanism {
     OauthBearer,
     /// RFC 4616: the password itself.
     Plain,
+    /// SASL-HT with `tls-exporter`; this one and the next two are for FAST (XEP-0484) alone.
+    HtSha256Expr,
+    /// SASL-HT with `tls-server-end-point`.
+    HtSha256Endp,
+    /// SASL-HT without channel binding.
+    HtSha256None,
 }
 
 impl Mechanism {
     /// Every mechanism, in order of preference.
     pub const fn all() -> &'static [Mechanism] {
         use Mechanism::*;
-        &[ScramSha256Plus, ScramSha1Plus, ScramSha256, ScramSha1, OauthBearer, Plain]
+        &[
+            ScramSha256Plus,
+            ScramSha1Plus,
+            ScramSha256,
+            ScramSha1,
+            OauthBearer,
+            Plain,
+            HtSha256Expr,
+            HtSha256Endp,
+            HtSha256None,
+        ]
+    }
+
+    /// Whether it takes a token that FAST has handed out, and is offered there and nowhere else.
+    pub const fn is_fast(self) -> bool {
+        self.ht_binding().is_some()
     }
 
     /// The registered name.
@@ -62,6 +86,9 @@ impl Mechanism {
             Mechanism::ScramSha1 => "SCRAM-SHA-1",
             Mechanism::OauthBearer => "OAUTHBEARER",
             Mechanism::Plain => "PLAIN",
+            Mechanism::HtSha256Expr => "HT-SHA-256-EXPR",
+            Mechanism::HtSha256Endp => "HT-SHA-256-ENDP",
+            Mechanism::HtSha256None => "HT-SHA-256-NONE",
         }
     }
 
@@ -80,7 +107,7 @@ impl Mechanism {
         match self {
             Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => Some(Hash::Sha256),
             Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => Some(Hash::Sha1),
-            Mechanism::OauthBearer | Mechanism::Plain => None,
+            _ => None,
         }
     }
 }
@@ -167,6 +194,8 @@ pub enum Input {
     Keys(Option<ScramKeys>),
     /// The password or token is good, and this is its owner.
     Accepted(Jid),
+    /// The token that a [`Step::NeedHashed`] proves possession of.
+    Hashed(Secret),
     /// The password or token is not good, or the account may not log in.
     Rejected(SaslFailure),
 }
@@ -195,6 +224,13 @@ pub enum Step {
         user: Option<Jid>,
         /// The token's text as sent.
         token: Secret,
+    },
+    /// Find the token whose possession is proved, and answer [`Input::Hashed`] or `Rejected`.
+    NeedHashed {
+        /// The account, a bare JID at the context's host.
+        user: Jid,
+        /// The proof, to try tokens against.
+        proof: Arc<HashedToken>,
     },
     /// Authenticated. Whether the account may log in is still the caller's to say.
     Proved {
@@ -316,6 +352,12 @@ impl Exchange {
                 Mechanism::OauthBearer => Ok(refuse_token(failure)),
                 _ => Err(failure),
             },
+            (State::Hashed(user, proof), Input::Hashed(token)) => {
+                let binding = self.mechanism.ht_binding().filter(|kind| !kind.is_empty());
+                let additional = proof.answer(&token);
+                Ok((State::Over, Step::Proved { user, additional, binding }))
+            }
+            (State::Hashed(..), Input::Rejected(failure)) => Err(failure),
             // Whatever the dummy response says, the challenge before it was the refusal.
             (State::TokenRefused(failure), Input::Response(_)) => Err(failure),
             _ => Err(SaslFailure::MalformedRequest),
@@ -337,6 +379,12 @@ impl Exchange {
                 }
                 (_, None) => Ok(refuse_token(SaslFailure::NotAuthorized)),
             },
+            Mechanism::HtSha256Expr | Mechanism::HtSha256Endp | Mechanism::HtSha256None => {
+                let (user, proof) = ht::parse(&bytes, self.mechanism, &self.cx)?;
+                let proof = Arc::new(proof);
+                let step = Step::NeedHashed { user: user.clone(), proof: proof.clone() };
+                Ok((State::Hashed(user, proof), step))
+            }
             Mechanism::ScramSha256Plus
             | Mechanism::ScramSha1Plus
             | Mechanism::ScramSha256
@@ -377,6 +425,8 @@ enum State {
     ScramFinal(scram::Final),
     /// PLAIN and OAUTHBEARER wait for the caller's verdict on this claimed account.
     Claim(Option<Jid>),
+    /// SASL-HT waits for the token.
+    Hashed(Jid, Arc<HashedToken>),
     /// OAUTHBEARER waits for the dummy response.
     TokenRefused(SaslFailure),
     /// Proved or failed.

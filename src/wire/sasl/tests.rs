@@ -35,6 +35,7 @@ fn word(step: Step) -> String {
         Step::NeedToken { user: None, token } => {
             format!("token - {}", token.expose_str().unwrap())
         }
+        Step::NeedHashed { user, .. } => format!("hashed {user}"),
         Step::Proved { user, additional, binding } => {
             let additional = String::from_utf8(additional).unwrap();
             format!("proved {user} {} {additional}", binding.unwrap_or("-"))

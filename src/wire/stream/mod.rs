@@ -4,7 +4,8 @@
 //!            Header            starttls           auth … success          bind
 //!  Start ──────────► Features ─────────► Start ─────────► … ─────► Start ──────► Bound
 //!    ▲                   │                 (encrypted)                (authed)
-//!    └── restart ────────┘
+//!    └── restart ────────┘                     │ authenticate … success            ▲
+//!                                              └── resumed, or bound: no restart ──┘
 //! ```
 //!
 //! Inputs go in ([`Input`]), effects come out ([`Effect`]) for the connection to carry out in order.
@@ -15,6 +16,9 @@
 
 mod features;
 mod negotiation;
+mod sasl;
+mod sasl2;
+pub mod sm;
 
 use std::sync::Arc;
 
@@ -22,17 +26,20 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::{
-    ChannelBinding, Frame, Hash, Jid, Kind, Mechanism, SaslFailure, ScanError, ScramKeys, Secret,
-    StanzaError, StreamCondition, StreamError, StreamHeader, escape, ns,
+    ChannelBinding, Condition, Frame, Hash, Jid, Kind, Mechanism, SaslFailure, ScanError,
+    ScramKeys, Secret, StanzaError, StreamCondition, StreamError, StreamHeader, escape, ns,
+    sasl::HashedToken,
 };
 use negotiation::Negotiation;
+pub use sasl2::{Agent, FastUse, Granted};
+pub use sm::{Enable, Enabled, Failed, Resume};
 
 /// Longest `xml:lang` of a stream that is kept for its stanzas, in bytes; RFC 5646 section 4.4.1 has
 /// 35 for the longest that makes sense.
 const LANG: usize = 64;
 
 /// What all streams of a listener share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// The served domains; the first is for clients that name none. Never empty.
     pub hosts: Vec<Jid>,
@@ -44,6 +51,36 @@ pub struct Settings {
     pub attempts: u32,
     /// Whole elements announced to clients that have logged in, besides `bind`.
     pub features: Vec<Arc<str>>,
+    /// Features that can be enabled while a resource is bound (XEP-0386), by their names there.
+    pub inline: Vec<&'static str>,
+    /// First-level elements that are no stanzas and that something understands once a resource is
+    /// bound: namespace and local name.
+    pub nonzas: Vec<(&'static str, &'static str)>,
+    /// The largest element that is taken, in bytes, before login and afterwards (XEP-0478).
+    pub max_bytes: (usize, usize),
+    /// Seconds without a stanza after which a session ends, if there is such a rule (XEP-0478).
+    pub idle: Option<u64>,
+    announced: features::Announced,
+}
+
+impl Settings {
+    /// For these domains, of which the first is for clients that name none; at least one. TLS is
+    /// there and not demanded, and nothing but the core is announced.
+    #[must_use]
+    pub fn new(hosts: Vec<Jid>) -> Self {
+        Self {
+            hosts,
+            starttls: true,
+            tls_required: false,
+            attempts: 4,
+            features: Vec::new(),
+            inline: Vec::new(),
+            nonzas: Vec::new(),
+            max_bytes: (10_000, 262_144),
+            idle: None,
+            announced: features::Announced::default(),
+        }
+    }
 }
 
 /// What happens to a stream.
@@ -64,8 +101,44 @@ pub enum Input {
     Checked(Result<Jid, Denied>),
     /// Answers [`Effect::Enter`].
     Entered(Result<(), Denied>),
+    /// Answers [`Effect::CheckHashed`]: the token whose possession was proved.
+    Hashed(Result<Secret, Denied>),
     /// Answers [`Effect::Bind`].
-    Bound(Result<Jid, StanzaError>),
+    Bound(Result<Bound, StanzaError>),
+    /// Answers [`Effect::Manage`].
+    Managed(Result<Enabled, Failed>),
+    /// Answers [`Effect::Resume`].
+    Resumed(Result<Resumed, Failed>),
+    /// Answers [`Effect::Grant`].
+    Granted(Option<Granted>),
+}
+
+/// A session has its resource.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The full JID.
+    pub jid: Jid,
+    /// What features that were enabled with it have to say: whole elements.
+    pub features: Bytes,
+}
+
+/// An earlier stream goes on.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// Its full JID.
+    pub jid: Jid,
+    /// How many stanzas of the client the server has handled on it.
+    pub h: u32,
+}
+
+/// The resource that a client wants.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// This one, not prepared; or one of the server's making (RFC 6120).
+    Resource(Option<String>),
+    /// One that the server makes, with this text in it (XEP-0386); with the whole request for what
+    /// else is to be enabled.
+    Tag(Option<String>, Frame),
 }
 
 /// What is known of a fresh TLS connection.
@@ -114,14 +187,41 @@ pub enum Effect {
         mechanism: Mechanism,
         /// Type of channel binding in use.
         binding: Option<&'static str>,
+        /// What the client says it is.
+        agent: Option<Arc<Agent>>,
     },
-    /// Give the session a resource, this one or one of the server's making.
-    Bind {
-        /// As asked for, not prepared.
-        resource: Option<String>,
+    /// Find the token of FAST whose possession is proved.
+    CheckHashed {
+        /// The account.
+        user: Jid,
+        /// The proof.
+        proof: Arc<HashedToken>,
+        /// What the client says it is; with an id.
+        agent: Arc<Agent>,
+        /// How the token is used.
+        fast: FastUse,
+    },
+    /// Give the session a resource.
+    Bind(Wanted),
+    /// Count stanzas from now on.
+    Manage(Enable),
+    /// Go on with an earlier stream of the same account.
+    Resume(Resume),
+    /// Hand out a token for the next login, if one is wanted or due.
+    Grant {
+        /// For this mechanism; none: the client has not asked for one.
+        wanted: Option<Mechanism>,
+        /// How the token in use was used; none: it was not a token of FAST.
+        fast: Option<FastUse>,
     },
     /// A stanza of a bound session.
     Stanza(Frame),
+    /// One of [`Settings::nonzas`], of a bound session.
+    Nonza(Frame),
+    /// The client has handled so many stanzas.
+    Ack(u32),
+    /// The client asks how many stanzas the server has handled.
+    Ask,
     /// A login was refused and the peer is told. Nothing to do; something to note.
     Refused {
         /// The account that it was about, as far as the exchange got.
@@ -170,7 +270,7 @@ pub struct Stream {
 /// Where the stream is. Everything that is only needed until bind is in the box, and goes with it.
 enum State {
     Negotiating(Box<Negotiation>),
-    Bound,
+    Bound { managed: bool },
     Over,
 }
 
@@ -189,13 +289,22 @@ impl Stream {
         match (&mut self.state, input) {
             (State::Over, _) => {}
             // The way that nearly everything takes.
-            (State::Bound, Input::Frame(frame)) => bound(frame, &mut out),
+            (State::Bound { managed }, Input::Frame(frame)) => {
+                bound(&self.settings, *managed, frame, &mut out);
+            }
+            (State::Bound { managed }, Input::Managed(answer)) => {
+                *managed = answer.is_ok();
+                out.push(Effect::Send(sm::whole(|xml| match answer {
+                    Ok(enabled) => enabled.write(xml),
+                    Err(failed) => failed.write(xml),
+                })));
+            }
             (_, Input::Close) => out.push(Effect::Closed),
             (_, Input::Fault(error)) => {
                 let text = error.to_string();
                 out.push(Effect::Fail(StreamError::new(error.condition()).with_text(text)));
             }
-            (State::Bound, _) => {
+            (State::Bound { .. }, _) => {
                 let error = StreamError::new(StreamCondition::PolicyViolation);
                 out.push(Effect::Fail(error.with_text("The stream is open already")));
             }
@@ -216,7 +325,9 @@ impl Stream {
             (State::Negotiating(negotiation), input) => {
                 if let Some(ready) = negotiation.step(&self.settings, input, random, &mut out) {
                     match ready {
-                        negotiation::Ready::Bound => self.state = State::Bound,
+                        negotiation::Ready::Bound { managed } => {
+                            self.state = State::Bound { managed };
+                        }
                         negotiation::Ready::Restart => self.open = false,
                     }
                 }
@@ -236,7 +347,7 @@ impl Stream {
         if !self.open {
             let host = match &self.state {
                 State::Negotiating(negotiation) => negotiation.host(&self.settings),
-                State::Bound | State::Over => &self.settings.hosts[0],
+                State::Bound { .. } | State::Over => &self.settings.hosts[0],
             };
             last.extend_from_slice(&opening(host, None, &random()));
         }
@@ -246,6 +357,12 @@ impl Stream {
         last.extend_from_slice(b"</stream:stream>");
         self.state = State::Over;
         last.into()
+    }
+
+    /// Whether stanzas may pass.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        matches!(self.state, State::Bound { .. })
     }
 
     /// `xml:lang` of the peer's stream.
@@ -270,16 +387,44 @@ fn opening(host: &Jid, to: Option<&Jid>, id: &str) -> Bytes {
     text.into()
 }
 
-/// A first-level element of a bound session: a stanza, or out of place.
-fn bound(frame: Frame, out: &mut Effects) {
-    match frame.kind() {
-        Kind::Iq | Kind::Message | Kind::Presence => out.push(Effect::Stanza(frame)),
-        Kind::Other => {
-            let text = format!("<{}/> is no stanza", frame.local());
-            let error = StreamError::new(StreamCondition::UnsupportedStanzaType);
-            out.push(Effect::Fail(error.with_text(text)));
-        }
+/// A first-level element of a bound session: a stanza, something about the stream, or out of place.
+fn bound(settings: &Settings, managed: bool, frame: Frame, out: &mut Effects) {
+    if frame.kind() != Kind::Other {
+        return out.push(Effect::Stanza(frame));
     }
+    match sm::Request::of(&frame) {
+        Some(Ok(request)) => return manage(managed, request, out),
+        Some(Err(error)) => return out.push(Effect::Fail(error)),
+        None => {}
+    }
+    if settings.nonzas.contains(&(frame.ns(), frame.local())) {
+        return out.push(Effect::Nonza(frame));
+    }
+    let text = format!("<{}/> is no stanza", frame.local());
+    let error = StreamError::new(StreamCondition::UnsupportedStanzaType);
+    out.push(Effect::Fail(error.with_text(text)));
+}
+
+/// What a client of a bound session asks of stream management.
+fn manage(managed: bool, request: sm::Request, out: &mut Effects) {
+    match request {
+        sm::Request::Enable(enable) if !managed => out.push(Effect::Manage(enable)),
+        sm::Request::Ack(h) if managed => out.push(Effect::Ack(h)),
+        sm::Request::Ask if managed => out.push(Effect::Ask),
+        // It may be tried once (XEP-0198 section 3), and means the end of what was counted.
+        sm::Request::Enable(_) => {
+            out.push(Effect::Send(unexpected()));
+            let error = StreamError::new(StreamCondition::PolicyViolation);
+            out.push(Effect::Fail(error.with_text("Stream management is enabled already")));
+        }
+        // Acknowledgements of what nobody counts, and a stream that is to be two.
+        _ => out.push(Effect::Send(unexpected())),
+    }
+}
+
+/// `<failed/>`: not at this point.
+fn unexpected() -> Bytes {
+    sm::whole(|xml| Failed::from(Condition::UnexpectedRequest).write(xml))
 }
 
 #[cfg(test)]

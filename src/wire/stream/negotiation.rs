@@ -1,37 +1,45 @@
-//! A stream until it is bound: header, STARTTLS, SASL, bind.
+//! A stream until it is bound: header, STARTTLS, what comes with a login, bind. The login itself is in
+//! `sasl`.
 
-use std::{mem, sync::Arc};
+use std::mem;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use crate::{
     Condition, Frame, Jid, Kind, Mechanism, SaslFailure, StanzaError, StreamCondition, StreamError,
     StreamHeader, Xml, ns,
-    sasl::{self, Context, Exchange, Offer, Step},
+    sasl::{self, Exchange},
 };
 
-use super::{Denied, Effect, Effects, Input, Settings, TlsUp, features};
+use super::{
+    Bound, Denied, Effect, Effects, Input, Settings, TlsUp, Wanted,
+    features::{self, Announcement},
+    sasl::success,
+    sasl2::{Outcome, Request},
+    sm, unexpected,
+};
 
 /// What is only needed until bind.
 pub(super) struct Negotiation {
-    phase: Phase,
+    pub(super) phase: Phase,
     /// What TLS has brought, once it is there.
-    tls: Option<TlsUp>,
+    pub(super) tls: Option<TlsUp>,
     /// The domain of the first header; the same for all later ones.
     host: Option<Jid>,
+    /// In whose name the stream was opened, if in anybody's: a bare JID.
+    pub(super) from: Option<Jid>,
     /// Who has logged in.
     user: Option<Jid>,
-    /// What this stream has offered.
-    offer: Arc<Offer>,
     /// Failed logins so far.
-    failures: u32,
+    pub(super) failures: u32,
     /// Whom the peer says it is, in the login under way.
-    claimed: Option<Jid>,
+    pub(super) claimed: Option<Jid>,
+    /// The login under way is one of SASL 2, with what came with it.
+    pub(super) request: Option<Box<Request>>,
 }
 
 /// What is expected next.
-enum Phase {
+pub(super) enum Phase {
     /// The peer's header.
     Header,
     /// An element that negotiates a feature.
@@ -41,31 +49,40 @@ enum Phase {
     /// The server's answer about a login.
     Asked(Box<Exchange>),
     /// The server's verdict on a proven login. With what goes into `<success/>`.
-    Entering(Jid, Vec<u8>),
+    Entering(Jid, Mechanism, Vec<u8>),
+    /// The server's answer about something that came with a login.
+    Inline(Box<Outcome>),
+    /// The server's answer to a request to go on with the stream of this id.
+    Resuming(String),
     /// The server's answer to a bind request with this id.
     Binding(Option<String>),
 }
 
 /// A step that changes more than the negotiation itself.
 pub(super) enum Ready {
-    /// The session has its resource.
-    Bound,
+    /// The session has its resource; `managed`: its stanzas are counted.
+    Bound { managed: bool },
     /// The peer opens the stream anew.
     Restart,
 }
 
 impl Negotiation {
     pub(super) fn new(tls: Option<TlsUp>) -> Self {
-        let offer = Arc::default();
         Self {
             phase: Phase::Header,
             tls,
             host: None,
+            from: None,
             user: None,
-            offer,
             failures: 0,
             claimed: None,
+            request: None,
         }
+    }
+
+    /// What this stream announces before login.
+    pub(super) fn announcement<'a>(&self, settings: &'a Settings) -> &'a Announcement {
+        settings.announced.case(settings, self.tls.as_ref())
     }
 
     /// The domain that the peer wants, or the default one.
@@ -94,12 +111,11 @@ impl Negotiation {
             return fail(StreamCondition::InvalidNamespace, "Clients speak jabber:client here");
         }
         self.check_to(settings, header)?;
-        self.check_from(header)?;
+        self.check_from(settings, header)?;
         let major = header.version.as_deref().and_then(|version| version.split_once('.'));
         if !major.is_some_and(|(major, _)| major.parse::<u32>().is_ok_and(|major| major >= 1)) {
             return fail(StreamCondition::UnsupportedVersion, "XMPP 1.0 or later is needed");
         }
-        self.offer = Arc::new(features::offer(settings, self.tls.as_ref()));
         self.phase = Phase::Features;
         Ok(())
     }
@@ -128,26 +144,39 @@ impl Negotiation {
         }
     }
 
-    fn check_from(&self, header: &StreamHeader) -> Result<(), StreamError> {
+    fn check_from(
+        &mut self,
+        settings: &Settings,
+        header: &StreamHeader,
+    ) -> Result<(), StreamError> {
         let Some(from) = &header.from else { return Ok(()) };
         let from = Jid::parse(from).map_err(|why| {
             StreamError::new(StreamCondition::ImproperAddressing)
                 .with_text(format!("The `from` address is not valid: {why}"))
         })?;
+        let wrong = |text: &'static str| {
+            Err(StreamError::new(StreamCondition::InvalidFrom).with_text(text))
+        };
+        if from.domain() != self.host(settings).as_str() {
+            // XEP-0388 section 2.1.
+            return wrong("The `from` address is of another domain than the stream is to");
+        }
         match &self.user {
             Some(user) if from.bare_str() != user.as_str() => {
-                Err(StreamError::new(StreamCondition::InvalidFrom)
-                    .with_text("You have logged in as somebody else"))
+                wrong("You have logged in as somebody else")
             }
-            _ => Ok(()),
+            _ => {
+                self.from = Some(from.bare());
+                Ok(())
+            }
         }
     }
 
     /// What is announced to the peer as things stand.
     pub(super) fn features(&self, settings: &Settings) -> Bytes {
         match self.user {
-            Some(_) => features::after_login(settings),
-            None => features::before_login(settings, self.tls.is_some(), &self.offer),
+            Some(_) => features::after_login(settings, false),
+            None => self.announcement(settings).xml.clone(),
         }
     }
 
@@ -190,15 +219,77 @@ impl Negotiation {
                 self.sasl_step(settings, exchange, denied, step, out);
                 None
             }
-            (Phase::Entering(user, additional), Input::Entered(verdict)) => match verdict {
-                Ok(()) => {
-                    self.user = Some(user);
-                    out.push(Effect::Send(success(&additional)));
-                    out.push(Effect::Restart);
-                    Some(Ready::Restart)
-                }
-                Err(denied) => {
+            (Phase::Asked(mut exchange), Input::Hashed(verdict)) => {
+                let (input, denied) = match verdict {
+                    Ok(token) => (sasl::Input::Hashed(token), None),
+                    Err(denied) => (sasl::Input::Rejected(denied.failure), Some(denied)),
+                };
+                let step = exchange.step(input);
+                self.sasl_step(settings, exchange, denied, step, out);
+                None
+            }
+            (Phase::Entering(user, mechanism, additional), Input::Entered(verdict)) => {
+                if let Err(denied) = verdict {
                     self.deny(settings, &denied, out);
+                    return None;
+                }
+                self.user = Some(user.clone());
+                match self.request.take() {
+                    None => {
+                        out.push(Effect::Send(success(&additional)));
+                        out.push(Effect::Restart);
+                        Some(Ready::Restart)
+                    }
+                    Some(request) => {
+                        let outcome = Outcome::new(*request, mechanism, user, additional);
+                        self.inline(settings, Box::new(outcome), out)
+                    }
+                }
+            }
+            (Phase::Inline(mut outcome), Input::Resumed(resumed)) => {
+                if let Some(resume) = outcome.request.resume.take() {
+                    match resumed {
+                        Ok(resumed) => {
+                            outcome.jid = resumed.jid;
+                            outcome.resumed = Some((resume.previd, resumed.h));
+                        }
+                        Err(failed) => outcome.failed = Some(failed),
+                    }
+                }
+                self.inline(settings, outcome, out)
+            }
+            (Phase::Inline(mut outcome), Input::Bound(bound)) => {
+                outcome.request.bind = None;
+                match bound {
+                    Ok(Bound { jid, features }) => {
+                        outcome.jid = jid;
+                        outcome.bound = Some(features);
+                        self.inline(settings, outcome, out)
+                    }
+                    Err(error) => {
+                        out.push(Effect::Fail(not_bound(error)));
+                        None
+                    }
+                }
+            }
+            (Phase::Inline(mut outcome), Input::Managed(managed)) => {
+                outcome.request.enable = None;
+                outcome.enabled = Some(managed);
+                self.inline(settings, outcome, out)
+            }
+            (Phase::Inline(mut outcome), Input::Granted(granted)) => {
+                outcome.granted = granted;
+                self.succeed(settings, &outcome, out)
+            }
+            (Phase::Resuming(previd), Input::Resumed(resumed)) => match resumed {
+                Ok(resumed) => {
+                    let xml = sm::whole(|xml| sm::resumed(xml, &previd, resumed.h));
+                    out.push(Effect::Send(xml));
+                    Some(Ready::Bound { managed: true })
+                }
+                Err(failed) => {
+                    out.push(Effect::Send(sm::whole(|xml| failed.write(xml))));
+                    self.phase = Phase::Features;
                     None
                 }
             },
@@ -226,10 +317,30 @@ impl Negotiation {
         random: &mut dyn FnMut() -> String,
         out: &mut Effects,
     ) -> Option<Ready> {
+        match sm::Request::of(frame) {
+            Some(Ok(sm::Request::Resume(resume))) if self.user.is_some() => {
+                self.phase = Phase::Resuming(resume.previd.clone());
+                out.push(Effect::Resume(resume));
+                return None;
+            }
+            // XEP-0198 section 3: not before a resource is bound.
+            Some(Ok(_)) => {
+                out.push(Effect::Send(unexpected()));
+                return None;
+            }
+            Some(Err(error)) => {
+                out.push(Effect::Fail(error));
+                return None;
+            }
+            None => {}
+        }
         match (frame.ns(), frame.local()) {
             (ns::TLS, "starttls") => return self.starttls(settings, out),
             (ns::SASL, "auth") if self.user.is_none() => {
                 self.auth(settings, frame, random, out);
+            }
+            (ns::SASL2, "authenticate") if self.user.is_none() => {
+                self.authenticate(settings, frame, random, out);
             }
             (ns::SASL, "abort" | "response") if self.user.is_none() => {
                 self.deny(settings, &SaslFailure::MalformedRequest.into(), out);
@@ -271,133 +382,48 @@ impl Negotiation {
         Some(Ready::Restart)
     }
 
-    fn auth(
+    /// Asks for what came with a login and is not seen to yet; once all is, the login has succeeded.
+    fn inline(
         &mut self,
         settings: &Settings,
-        frame: &Frame,
-        random: &mut dyn FnMut() -> String,
+        outcome: Box<Outcome>,
         out: &mut Effects,
-    ) {
-        let root = frame.root();
-        let mechanism = root.attr("mechanism").unwrap_or_default();
-        let mechanism = match mechanism.parse::<Mechanism>() {
-            Ok(mechanism) if self.offer.contains(mechanism) => mechanism,
-            Ok(_) if self.tls.is_none() && settings.starttls => {
-                return self.deny(settings, &SaslFailure::EncryptionRequired.into(), out);
-            }
-            Ok(_) | Err(_) => {
-                return self.deny(settings, &SaslFailure::InvalidMechanism.into(), out);
-            }
+    ) -> Option<Ready> {
+        let request = &outcome.request;
+        let effect = if let Some(resume) = &request.resume {
+            Effect::Resume(resume.clone())
+        } else if let Some(tag) = request.bind.as_ref().filter(|_| outcome.resumed.is_none()) {
+            Effect::Bind(Wanted::Tag(tag.clone(), request.frame.clone()))
+        } else if let Some(enable) = request.enable.filter(|_| outcome.bound.is_some()) {
+            Effect::Manage(enable)
+        } else if request.token.is_some() || outcome.mechanism.is_fast() {
+            let fast = request.fast.filter(|_| outcome.mechanism.is_fast());
+            Effect::Grant { wanted: request.token, fast }
+        } else {
+            return self.succeed(settings, &outcome, out);
         };
-        let text = root.text();
-        let initial = match (text.trim(), decode(&text)) {
-            ("", _) => None,
-            (_, Some(bytes)) => Some(bytes),
-            (_, None) => return self.deny(settings, &SaslFailure::IncorrectEncoding.into(), out),
-        };
-        let cx = Context {
-            host: self.host(settings).as_str().to_owned(),
-            nonce: random(),
-            plus_offered: self.offer.has_plus(),
-            binding: self.tls.as_ref().map(|tls| Arc::new(tls.binding.clone())),
-            offer: Some(self.offer.clone()),
-            tls_version: self.tls.as_ref().and_then(|tls| tls.version),
-        };
-        let mut exchange = Box::new(Exchange::start(mechanism, cx));
-        let step = exchange.step(sasl::Input::Initial(initial));
-        self.sasl_step(settings, exchange, None, step, out);
+        out.push(effect);
+        self.phase = Phase::Inline(outcome);
+        None
     }
 
-    fn sasl_message(
+    /// All that came with a login is seen to.
+    fn succeed(
         &mut self,
         settings: &Settings,
-        mut exchange: Box<Exchange>,
-        denied: Option<Denied>,
-        frame: &Frame,
+        outcome: &Outcome,
         out: &mut Effects,
-    ) {
-        let input = match (frame.ns(), frame.local()) {
-            (ns::SASL, "response") => match decode(&frame.root().text()) {
-                Some(bytes) => sasl::Input::Response(bytes),
-                None => return self.deny(settings, &SaslFailure::IncorrectEncoding.into(), out),
-            },
-            (ns::SASL, "abort") => sasl::Input::Abort,
-            (ns::SASL, _) => {
-                return self.deny(settings, &SaslFailure::MalformedRequest.into(), out);
-            }
-            _ => {
-                let error = StreamError::new(StreamCondition::NotAuthorized);
-                return out.push(Effect::Fail(error.with_text("Log in first")));
-            }
-        };
-        let step = exchange.step(input);
-        self.sasl_step(settings, exchange, denied, step, out);
-    }
-
-    fn sasl_step(
-        &mut self,
-        settings: &Settings,
-        exchange: Box<Exchange>,
-        denied: Option<Denied>,
-        step: Step,
-        out: &mut Effects,
-    ) {
-        match step {
-            Step::Challenge(bytes) => {
-                let mut xml = Xml::new();
-                xml.open("challenge").ns(ns::SASL).text(&STANDARD.encode(bytes));
-                out.push(Effect::Send(xml.finish()));
-                self.phase = Phase::Sasl(exchange, denied);
-            }
-            Step::NeedKeys { user, hash } => {
-                self.claimed = Some(user.clone());
-                out.push(Effect::FindKeys { user, hash });
-                self.phase = Phase::Asked(exchange);
-            }
-            Step::NeedPassword { user, password } => {
-                self.claimed = Some(user.clone());
-                out.push(Effect::CheckPassword { user, password });
-                self.phase = Phase::Asked(exchange);
-            }
-            Step::NeedToken { user, token } => {
-                self.claimed.clone_from(&user);
-                out.push(Effect::CheckToken { user, token });
-                self.phase = Phase::Asked(exchange);
-            }
-            Step::Proved { user, additional, binding } => {
-                let mechanism = exchange.mechanism();
-                // A token says for itself whose it is.
-                self.claimed = Some(user.clone());
-                out.push(Effect::Enter { user: user.clone(), mechanism, binding });
-                self.phase = Phase::Entering(user, additional);
-            }
-            Step::Fail(failure) => {
-                // The exchange knows the condition; the server's words go with it if they are about
-                // the same.
-                let denied = denied.filter(|denied| denied.failure == failure);
-                self.deny(settings, &denied.unwrap_or_else(|| failure.into()), out);
-            }
+    ) -> Option<Ready> {
+        out.push(Effect::Send(outcome.success()));
+        let bound = outcome.bound.is_some();
+        if outcome.resumed.is_some() {
+            // XEP-0198 section 8.2: the stream is there again, features and all.
+            return Some(Ready::Bound { managed: true });
         }
-    }
-
-    /// Tells the peer that its login failed. After too many the stream is over.
-    fn deny(&mut self, settings: &Settings, denied: &Denied, out: &mut Effects) {
-        let mut xml = Xml::new();
-        xml.open("failure").ns(ns::SASL).open(denied.failure.as_str()).close();
-        if let Some(text) = &denied.text {
-            xml.open("text").attr("xml:lang", denied.lang).text(text).close();
-        }
-        if let Some(app) = &denied.app {
-            xml.raw(app);
-        }
-        out.push(Effect::Send(xml.finish()));
-        out.push(Effect::Refused { user: self.claimed.take(), failure: denied.failure });
+        out.push(Effect::Send(features::after_login(settings, bound)));
         self.phase = Phase::Features;
-        self.failures += 1;
-        if self.failures >= settings.attempts {
-            let error = StreamError::new(StreamCondition::PolicyViolation);
-            out.push(Effect::Fail(error.with_text("Too many failed logins")));
-        }
+        let managed = matches!(outcome.enabled, Some(Ok(_)));
+        bound.then_some(Ready::Bound { managed })
     }
 
     fn bind(&mut self, settings: &Settings, frame: &Frame, out: &mut Effects) {
@@ -413,24 +439,25 @@ impl Negotiation {
         let payload = frame.root().child("bind", ns::BIND);
         let resource = payload.and_then(|bind| bind.child("resource", ns::BIND));
         let resource = resource.map(|resource| resource.text().into_owned());
-        out.push(Effect::Bind { resource: resource.filter(|resource| !resource.is_empty()) });
+        let resource = resource.filter(|resource| !resource.is_empty());
+        out.push(Effect::Bind(Wanted::Resource(resource)));
         self.phase = Phase::Binding(id);
     }
 
     fn bound(
         &mut self,
         id: Option<String>,
-        bound: Result<Jid, StanzaError>,
+        bound: Result<Bound, StanzaError>,
         out: &mut Effects,
     ) -> Option<Ready> {
         let mut xml = Xml::new();
         xml.open("iq");
         match bound {
-            Ok(jid) => {
+            Ok(Bound { jid, .. }) => {
                 xml.attr("type", "result").attr_opt("id", &id);
                 xml.open("bind").ns(ns::BIND).leaf("jid", jid.as_str());
                 out.push(Effect::Send(xml.finish()));
-                Some(Ready::Bound)
+                Some(Ready::Bound { managed: false })
             }
             Err(error) => {
                 xml.attr("type", "error").attr_opt("id", &id);
@@ -448,19 +475,14 @@ fn is_bind(frame: &Frame) -> bool {
         && frame.payload().is_some_and(|payload| payload.ns == ns::BIND && payload.local == "bind")
 }
 
-/// Base64 of a SASL message; `=` stands for an empty one (RFC 6120 section 6.4.2).
-fn decode(text: &str) -> Option<Vec<u8>> {
-    match text.trim() {
-        "" | "=" => Some(Vec::new()),
-        text => STANDARD.decode(text).ok(),
-    }
-}
-
-fn success(additional: &[u8]) -> Bytes {
-    let mut xml = Xml::new();
-    xml.open("success").ns(ns::SASL);
-    if !additional.is_empty() {
-        xml.text(&STANDARD.encode(additional));
-    }
-    xml.finish()
+/// The end of a stream whose client has logged in and cannot have a resource.
+fn not_bound(error: StanzaError) -> StreamError {
+    let condition = match error.condition {
+        Condition::Conflict => StreamCondition::Conflict,
+        Condition::ResourceConstraint => StreamCondition::ResourceConstraint,
+        Condition::InternalServerError => StreamCondition::InternalServerError,
+        _ => StreamCondition::PolicyViolation,
+    };
+    let end = StreamError { app: error.app, ..StreamError::new(condition) };
+    StreamError { text: error.text, ..end }
 }

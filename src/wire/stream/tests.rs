@@ -5,13 +5,8 @@ use super::*;
 use crate::{Event, Limits, Scanner};
 
 fn settings() -> Arc<Settings> {
-    Arc::new(Settings {
-        hosts: vec![Jid::parse("localhost").expect("a domain")],
-        starttls: true,
-        tls_required: true,
-        attempts: 3,
-        features: Vec::new(),
-    })
+    let hosts = vec![Jid::parse("localhost").expect("a domain")];
+    Arc::new(Settings { tls_required: true, attempts: 3, ..Settings::new(hosts) })
 }
 
 #[test]

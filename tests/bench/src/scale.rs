@@ -77,7 +77,12 @@ impl Wake for Closer {
     fn wake(self: Arc<Self>) {
         let Some(session) = self.session.upgrade() else { return };
         // Whatever has come is read; and then it waits again, before it looks whether it is over.
-        session.mailbox.take(usize::MAX, &Waker::from(self.clone()), drop);
+        session.mailbox.take(
+            session.mailbox.holder(),
+            usize::MAX,
+            &Waker::from(self.clone()),
+            drop,
+        );
         if !session.alive() {
             // Nobody settles any more: the report is over.
             let _ = self.settle.send(session);
@@ -257,7 +262,7 @@ impl Scale {
     /// Gives a session something that closes when it is over.
     fn connect(&self, session: &Arc<Session>) {
         let closer = Closer { session: Arc::downgrade(session), settle: self.settle.clone() };
-        session.mailbox.take(0, &Waker::from(Arc::new(closer)), |_| {});
+        session.mailbox.take(session.mailbox.holder(), 0, &Waker::from(Arc::new(closer)), |_| {});
     }
 
     fn report(mut self) {
@@ -401,7 +406,7 @@ impl Scale {
             runtime.block_on(async {
                 self.server.inbound(session, None, presence.clone()).decided().await;
             });
-            session.mailbox.take(usize::MAX, Waker::noop(), drop);
+            session.mailbox.take(session.mailbox.holder(), usize::MAX, Waker::noop(), drop);
             self.connect(session);
         }
         self.receivers();
@@ -444,7 +449,9 @@ impl Scale {
             self.runtime.spawn(async move {
                 poll_fn(|cx| {
                     let mut arrived = 0;
-                    juliet.mailbox.take(usize::MAX, cx.waker(), |_| arrived += 1);
+                    juliet
+                        .mailbox
+                        .take(juliet.mailbox.holder(), usize::MAX, cx.waker(), |_| arrived += 1);
                     let now = Instant::now();
                     let mut sent = on_the_way.lock().expect("nobody panics");
                     for _ in 0..arrived {

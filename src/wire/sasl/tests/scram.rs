@@ -218,7 +218,8 @@ fn xep_0474_and_0515_examples() {
 
 #[test]
 fn downgrade_text_is_sorted_by_octets_and_leaves_out_what_was_not_announced() {
-    let mut offer = Offer { mechanisms: Mechanism::all().to_vec(), bindings: None };
+    let all = Mechanism::all().iter().filter(|mechanism| !mechanism.is_fast());
+    let mut offer = Offer { mechanisms: all.copied().collect(), bindings: None };
     assert_eq!(
         offer.downgrade_text(),
         "OAUTHBEARER\x1ePLAIN\x1eSCRAM-SHA-1\x1eSCRAM-SHA-1-PLUS\x1eSCRAM-SHA-256\x1e\

@@ -1,0 +1,428 @@
+//! Streams that outlive their connections (XEP-0198): stream management is turned on, the connection
+//! breaks and the session hibernates, another connection goes on with it, or its time is over.
+//!
+//! ```text
+//!            manage                 hibernate                      resume
+//!  bound ───────────► managed ────────────────► hibernating ───────────────► managed
+//!                        │     connection broke       │    claim, wait, enter
+//!                        │                            └── deadline, cap, end ──► ended, settled
+//!                        └── resume by another connection: the older one is told `conflict`
+//! ```
+//!
+//! The id that resumes a stream is the session's and a secret, which is derived from the server's key
+//! and so is stored nowhere. Whoever shows it has logged in as the same account besides. XEP-0198 has
+//! no way to give out another id at a resumption, so it is good as long as the session lasts; a
+//! session that ends takes it along.
+//!
+//! Which connection counts what comes in and takes what goes out is decided in the
+//! [mailbox](crate::mailbox), in one instant. Only then does whoever resumes wait for the older
+//! connection to finish the stanza that it is at, so that nothing is overtaken.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use tokio::sync::OwnedMutexGuard;
+use wire::{
+    Condition, Secret,
+    stream::{Enable, Enabled, Failed, Resume, Resumed, sm},
+};
+
+use crate::{
+    Server, Session,
+    clock::Millis,
+    end::{self, End, EndRecord, Reason},
+    events::Change,
+    hooks::Moment,
+    id::SessionId,
+    mailbox::{Holder, TooHigh},
+    session::Identity,
+};
+
+/// Bytes of the secret in an id.
+const SECRET: usize = 24;
+
+/// How long whoever resumes a stream waits for the older connection to finish what it is at.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stream management of a session.
+#[derive(Debug)]
+pub struct Resumable {
+    /// Seconds that it may hibernate; 0: it cannot be resumed.
+    max: u32,
+    /// Held by the connection that has it.
+    lease: Arc<tokio::sync::Mutex<()>>,
+    /// When its connection broke; 0: it has one.
+    since: AtomicU64,
+    /// When the client was asked for an acknowledgement that has not come; 0: it was not.
+    asked: AtomicU64,
+    /// How often another connection has gone on with it.
+    resumptions: AtomicU32,
+    /// It has a row in storage, from before the server stopped.
+    stored: AtomicBool,
+}
+
+/// A connection's right to a session whose stream is managed; the next one waits until it is dropped.
+pub struct Lease {
+    /// Its number in the mailbox.
+    pub holder: Holder,
+    _held: OwnedMutexGuard<()>,
+}
+
+/// A stream that goes on.
+pub struct Continued {
+    /// The session that it belongs to.
+    pub session: Arc<Session>,
+    /// The connection's right to it.
+    pub lease: Lease,
+    /// What the client is told.
+    pub resumed: Resumed,
+}
+
+impl Resumable {
+    pub(crate) fn new(max: u32) -> Self {
+        Self {
+            max,
+            lease: Arc::default(),
+            since: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            resumptions: AtomicU32::new(0),
+            stored: AtomicBool::new(false),
+        }
+    }
+
+    /// As it was before the server stopped.
+    pub(crate) fn restored(max: u32, since: Millis, resumptions: u32) -> Self {
+        let new = Self::new(max);
+        new.since.store(since.0, Ordering::Relaxed);
+        new.resumptions.store(resumptions, Ordering::Relaxed);
+        new.stored.store(true, Ordering::Relaxed);
+        new
+    }
+
+    /// Whether it has a row in storage; from now on it counts as having none.
+    pub(crate) fn take_stored(&self) -> bool {
+        self.stored.swap(false, Ordering::Relaxed)
+    }
+
+    /// Seconds that it may hibernate; 0: it cannot be resumed.
+    #[must_use]
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+
+    /// When its connection broke, if it has none.
+    #[must_use]
+    pub fn since(&self) -> Option<Millis> {
+        Some(Millis(self.since.load(Ordering::Relaxed))).filter(|since| since.0 > 0)
+    }
+
+    /// When its time is over, if it hibernates.
+    #[must_use]
+    pub fn until(&self) -> Option<Millis> {
+        Some(self.since()?.plus_seconds(self.max.into()))
+    }
+
+    /// Since when the client owes an acknowledgement.
+    #[must_use]
+    pub fn asked(&self) -> Option<Millis> {
+        Some(Millis(self.asked.load(Ordering::Relaxed))).filter(|asked| asked.0 > 0)
+    }
+
+    /// How often another connection has gone on with it.
+    #[must_use]
+    pub fn resumptions(&self) -> u32 {
+        self.resumptions.load(Ordering::Relaxed)
+    }
+}
+
+impl Session {
+    /// Whether another connection may go on with it when its own breaks.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        self.resumable().is_some_and(|resumable| resumable.max > 0)
+    }
+}
+
+impl Server {
+    /// Turns stream management on for a bound session; its connection gets the right to it.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn manage(
+        &self,
+        session: &Arc<Session>,
+        enable: Enable,
+    ) -> Result<(Enabled, Lease), Failed> {
+        if session.full().is_none() || !session.alive() {
+            return Err(Condition::UnexpectedRequest.into());
+        }
+        let most = u32::try_from(self.config.sessions.resume.get().unwrap_or(0));
+        let most = most.unwrap_or(u32::MAX);
+        let max = if enable.resume { enable.max.unwrap_or(most).min(most) } else { 0 };
+        let resumable = Resumable::new(max);
+        let lease = resumable.lease.clone();
+        if !session.mailbox.manage() {
+            return Err(Condition::UnexpectedRequest.into());
+        }
+        session.set_resumable(resumable);
+        let Ok(held) = lease.try_lock_owned() else {
+            return Err(Condition::InternalServerError.into());
+        };
+        let resumable = (max > 0).then(|| (self.resumption_id(session.id), max));
+        let lease = Lease { holder: session.mailbox.holder(), _held: held };
+        Ok((Enabled { resumable }, lease))
+    }
+
+    /// The text that resumes a session's stream; a secret.
+    fn resumption_id(&self, id: SessionId) -> String {
+        let id = id.0.to_be_bytes();
+        let secret = self.keys.derive("resumption", &id);
+        URL_SAFE_NO_PAD.encode([&id[..], secret.get(..SECRET).unwrap_or_default()].concat())
+    }
+
+    /// The session whose resumption id this is.
+    fn read_resumption_id(&self, text: &str) -> Option<SessionId> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (id, secret) = bytes.split_at_checked(16)?;
+        let right = self.keys.derive("resumption", id);
+        let right = Secret::new(right.get(..SECRET)?).ct_eq(secret);
+        let id = SessionId(u128::from_be_bytes(id.try_into().ok()?));
+        right.then_some(id)
+    }
+
+    /// Notes that a client was asked for an acknowledgement: a connection whose client does not
+    /// answer in time is dead.
+    pub fn asked(&self, session: &Session) {
+        let Some(resumable) = session.resumable() else { return };
+        resumable.asked.store(self.clock.now().0, Ordering::Relaxed);
+        self.rearm(session);
+    }
+
+    /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends.
+    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) {
+        match session.mailbox.ack(h) {
+            Ok(true) => {
+                if let Some(resumable) = session.resumable() {
+                    resumable.asked.store(0, Ordering::Relaxed);
+                }
+            }
+            Ok(false) => {}
+            Err(TooHigh { h, sent }) => {
+                self.end(session, End::protocol(sm::too_high(h, sent)));
+            }
+        }
+    }
+
+    /// A session's connection has broken: from now on it waits for another one. False: it cannot, and
+    /// has to end.
+    pub fn hibernate(self: &Arc<Self>, session: &Arc<Session>, holder: Holder) -> bool {
+        let Some(resumable) = session.resumable().filter(|resumable| resumable.max > 0) else {
+            return false;
+        };
+        if session.mailbox.holder() != holder {
+            // Another connection has it already, and it is that one's to lose.
+            return true;
+        }
+        let now = self.clock.now();
+        resumable.asked.store(0, Ordering::Relaxed);
+        resumable.since.store(now.0.max(1), Ordering::Relaxed);
+        if !self.registry.set_hibernating(session) {
+            return false;
+        }
+        session.mailbox.release(holder);
+        self.rearm(session);
+        self.events.publish(session, Change::Hibernating);
+        tracing::info!(
+            event = "hibernating",
+            session = %session.id,
+            jid = session.full().map(wire::Jid::as_str),
+        );
+        self.cap_hibernating(session);
+        true
+    }
+
+    /// Ends the sessions of an account that have hibernated for the longest time, if there are more
+    /// than there may be.
+    fn cap_hibernating(self: &Arc<Self>, session: &Session) {
+        let cap = usize::try_from(self.config.sessions.hibernating).unwrap_or(usize::MAX);
+        let Some(me) = session.identity().filter(|_| cap > 0) else { return };
+        let mut asleep = self.registry.of(me.jid.as_str());
+        asleep.retain(|other| !other.connected());
+        asleep.sort_by_key(|other| other.resumable().and_then(|resumable| resumable.since()));
+        let too_many = asleep.len().saturating_sub(cap);
+        for oldest in asleep.iter().take(too_many) {
+            self.end(oldest, End::new(Reason::NotResumed));
+        }
+    }
+
+    /// Goes on with an earlier stream in place of a session that has logged in and bound nothing, which
+    /// ends with that.
+    ///
+    /// # Errors
+    /// What the client is told; it may bind a resource then. Nothing has changed, unless it has
+    /// acknowledged more than it was sent: then its new stream ends, and the earlier one is as before.
+    pub async fn resume(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        resume: &Resume,
+    ) -> Result<Continued, Failed> {
+        let unknown = || Failed::from(Condition::ItemNotFound);
+        let me = session.identity().filter(|_| session.full().is_none()).ok_or_else(unknown)?;
+        let id = self.read_resumption_id(&resume.previd).ok_or_else(unknown)?;
+        let old = self.registry.get(id).filter(|old| old.alive() && old.is_resumable());
+        let Some(old) = old else { return Err(self.no_more(id, &me)) };
+        let was = old.identity().ok_or_else(unknown)?;
+        if was.account != me.account || was.jid != me.jid {
+            return Err(unknown());
+        }
+        self.may_go_on(session, &me, &was).await?;
+        if self.stopping() {
+            return Err(Condition::ResourceConstraint.into());
+        }
+        let (holder, counts) = match old.mailbox.claim(resume.h) {
+            Ok(claimed) => claimed,
+            Err(TooHigh { h, sent }) => {
+                self.end(session, End::protocol(sm::too_high(h, sent)));
+                return Err(unknown());
+            }
+        };
+        // Until it is entered nobody has it: should this be called off, it hibernates.
+        let resumable = old.resumable().ok_or_else(unknown)?;
+        if old.connected() {
+            resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
+            resumable.asked.store(0, Ordering::Relaxed);
+            if !self.registry.set_hibernating(&old) {
+                return Err(self.no_more(id, &me));
+            }
+            self.rearm(&old);
+        }
+        let Some(held) = self.quiet(&old).await else {
+            tracing::error!(event = "resumption-stuck", session = %old.id);
+            return Err(Condition::InternalServerError.into());
+        };
+        self.forget_hibernated(&old).await.map_err(|error| {
+            tracing::error!(event = "resumption-storage-failed", %error);
+            Failed::from(Condition::InternalServerError)
+        })?;
+        if old.mailbox.holder() != holder {
+            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
+            return Err(unknown());
+        }
+        self.close_login(&old);
+        let identity = me.continuing(&was);
+        if !self.registry.resume(&old, session, identity) {
+            return Err(self.no_more(id, &me));
+        }
+        resumable.since.store(0, Ordering::Relaxed);
+        resumable.resumptions.fetch_add(1, Ordering::Relaxed);
+        old.touch(self.clock.now());
+        self.merged(session);
+        self.rearm(&old);
+        let moment = Moment { server: self.clone(), session: old.clone() };
+        if let Some(told) = self.hooks.resumed.tell(&moment) {
+            told.await;
+        }
+        self.events.publish(&old, Change::Resumed);
+        tracing::info!(
+            event = "resumed",
+            session = %old.id,
+            jid = old.full().map(wire::Jid::as_str),
+            address = %old.address(),
+        );
+        let jid = old.full().cloned().ok_or_else(unknown)?;
+        let resumed = Resumed { jid, h: counts.handled };
+        Ok(Continued { session: old, lease: Lease { holder, _held: held }, resumed })
+    }
+
+    /// Waits until the stanza that a session's connection is at is seen through, a bounded time.
+    pub(crate) async fn quiet(&self, session: &Session) -> Option<OwnedMutexGuard<()>> {
+        let lease = session.resumable()?.lease.clone();
+        tokio::time::timeout(PATIENCE, lease.lock_owned()).await.ok()
+    }
+
+    /// Whether the one who has logged in may go on with what the other one was: the same client, as far
+    /// as both are known to be one, from where that client may come.
+    async fn may_go_on(
+        &self,
+        session: &Session,
+        me: &Identity,
+        was: &Identity,
+    ) -> Result<(), Failed> {
+        let unknown = || Failed::from(Condition::ItemNotFound);
+        match (me.client(), was.client()) {
+            (Some(mine), Some(theirs)) if mine != theirs => Err(unknown()),
+            (None, Some(theirs)) => {
+                let client = self.client(was.account, theirs.sid).await.map_err(|error| {
+                    tracing::error!(event = "resumption-storage-failed", %error);
+                    Failed::from(Condition::InternalServerError)
+                })?;
+                let client = client.filter(|client| client.over.is_none()).ok_or_else(unknown)?;
+                self.may_come(session, &client).map_err(|_| unknown())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a stream cannot go on: its session is over. Told to its own account only, which has shown the
+    /// secret.
+    fn no_more(&self, id: SessionId, me: &Identity) -> Failed {
+        let unknown = Failed::from(Condition::ItemNotFound);
+        let past = self.recent.get(id).filter(|past| past.account == Some(me.account));
+        match past {
+            None => unknown,
+            Some(past) => Failed {
+                h: past.handled,
+                app: Some(end::element(past.record.reason.as_str(), past.record.by.kind())),
+                ..unknown
+            },
+        }
+    }
+
+    /// The login that a session is from is over: another one goes on with it.
+    fn close_login(self: &Arc<Self>, session: &Arc<Session>) {
+        let now = self.clock.now();
+        let end = End::peer(Reason::Resumed);
+        let record =
+            EndRecord { at: now, reason: end.reason, level: end.level, by: end.actor, text: None };
+        self.note_end(session, &record);
+    }
+
+    /// A session that has become part of another one is gone, without a word to anybody.
+    fn merged(self: &Arc<Self>, session: &Arc<Session>) {
+        self.unauthed.left(session);
+        self.registry.forget(session);
+        session.mailbox.close();
+        let end = End::peer(Reason::Resumed);
+        let record = Arc::new(EndRecord {
+            at: self.clock.now(),
+            reason: end.reason,
+            level: end.level,
+            by: end.actor,
+            text: None,
+        });
+        let mut cold = session.cold.lock();
+        let ending = cold.ending();
+        ending.record = Some(record.clone());
+        ending.settled = true;
+        let waiters = std::mem::take(&mut ending.waiters);
+        drop(cold);
+        self.events.publish(session, Change::Ended(Some(record)));
+        for waiter in waiters {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Ends a session's connection because its client owes an answer for too long: if it can be
+    /// resumed, it hibernates.
+    pub(crate) fn drop_connection(&self, session: &Session) {
+        tracing::info!(event = "unresponsive", session = %session.id);
+        self.registry.set_unresponsive(session);
+        session.mailbox.wake();
+    }
+}
