@@ -71,6 +71,8 @@ macro_rules! reasons {
         impl Reason {
             /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Their names, in the same order.
+            pub const NAMES: &'static [&'static str] = &[$($name,)*];
 
             /// The name on every face.
             #[must_use]
@@ -228,6 +230,13 @@ impl End {
     #[must_use]
     pub fn peer(reason: Reason) -> Self {
         Self { actor: Actor::Peer, level: Level::Kick, ..Self::new(reason) }
+    }
+
+    /// The same with another stream error than the reason's own, and everything else as it is.
+    #[must_use]
+    pub fn with_condition(mut self, condition: StreamCondition) -> Self {
+        self.error = self.farewell().map(|error| StreamError { condition, ..error });
+        self
     }
 
     /// What the peer is told; nothing if it is the one who went.

@@ -554,8 +554,10 @@ async fn cve_2009_1595_an_account_reaches_no_other_by_naming_it() {
     let other = present(&world, "bob", "r").await;
     let caller = world.server.caller_of(&mine).await.expect("is there");
     for command in command::table() {
-        let own =
-            matches!(command.name, "session list" | "session watch" | "who" | "last" | "whoami");
+        let own = matches!(
+            command.name,
+            "session list" | "session recent" | "session watch" | "who" | "last" | "whoami"
+        );
         if own {
             continue;
         }

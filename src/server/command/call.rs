@@ -12,7 +12,7 @@ use wire::Jid;
 use super::{
     Command, CommandError, Done, Reply, Shape, ValueKind,
     caller::{Acting, Caller, Reach, lacks},
-    find, network,
+    columns, find, network,
 };
 use crate::{
     Server, Session,
@@ -394,8 +394,8 @@ impl Call {
             .map_err(|why| CommandError::usage(format!("`{name}`: {why}")))
     }
 
-    /// Sends a row to the caller: the one place where rows leave, and where addresses are masked for
-    /// those who may see none but their own.
+    /// Sends a row to the caller: the one place where rows leave, where addresses are masked for those
+    /// who may see none but their own, and where nothing but the columns that were asked for stays.
     ///
     /// # Errors
     /// When nobody listens any more.
@@ -406,7 +406,17 @@ impl Call {
         {
             mask(&mut row);
         }
+        if let Some(names) = self.columns() {
+            row = names.filter_map(|name| row.remove_entry(name)).collect();
+        }
         self.send(Reply::Row(row)).await
+    }
+
+    /// The columns that were asked for, if some were.
+    fn columns(&self) -> Option<impl Iterator<Item = &str>> {
+        let args = self.command.args.iter();
+        let mut args = args.filter(|arg| matches!(arg.kind, ValueKind::Columns(_)));
+        Some(columns(self.text(args.next()?.name)?))
     }
 
     /// Tells the caller how far a long command is.

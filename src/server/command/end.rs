@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use wire::Jid;
+use wire::{Jid, StreamCondition};
 
 use super::{
     Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
@@ -34,7 +34,33 @@ macro_rules! options {
     };
 }
 
+/// The stream errors that an administrator may choose: those that say something about the server or
+/// the account. The others say what the peer has done wrong, or need words that only the server has.
+const CONDITIONS: &[StreamCondition] = &[
+    StreamCondition::Conflict,
+    StreamCondition::ConnectionTimeout,
+    StreamCondition::HostGone,
+    StreamCondition::InternalServerError,
+    StreamCondition::NotAuthorized,
+    StreamCondition::PolicyViolation,
+    StreamCondition::Reset,
+    StreamCondition::ResourceConstraint,
+    StreamCondition::SystemShutdown,
+    StreamCondition::UndefinedCondition,
+];
+const CONDITION_NAMES: &[&str] = &{
+    let (mut names, mut index) = ([""; CONDITIONS.len()], 0);
+    while index < CONDITIONS.len() {
+        names[index] = CONDITIONS[index].as_str();
+        index += 1;
+    }
+    names
+};
+
 options! {
+    CONDITION "condition" Option ValueKind::Choice(CONDITION_NAMES),
+        "With level `kick` or `end`: the stream error that the peers see, instead of \
+         `policy-violation`";
     REASON "reason" Option ValueKind::Text, "Words for the peers";
     LEVEL "level" Option ValueKind::Choice(Level::NAMES),
         "How far it goes: `kick`, `end` (if not said), `revoke`, `block` or `disable`";
@@ -62,7 +88,7 @@ pub const COMMANDS: &[Command] = &[Command {
               what was named), `block` also refuses those clients whatever they prove, `disable` \
               keeps their accounts from logging in. Credentials go first, connections last. The \
               answer names the ways back that are left.",
-    args: selectors![REASON, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
+    args: selectors![REASON, CONDITION, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
     mutates: true,
     right: Right::End,
     scope: Scope::Own,
@@ -91,6 +117,14 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     if call.text("for").is_some() && level != Level::Block {
         return Err(CommandError::usage("`--for` is how long a block holds")
             .hint("say `--level block`, or `--hold-off` for a short while"));
+    }
+    if call.text("condition").is_some() && level >= Level::Revoke {
+        return Err(CommandError::usage(format!(
+            "`--condition` does not go with `--level {}`: its peers are told that their credential \
+             is gone",
+            level.as_str()
+        ))
+        .hint("leave one of them out; `--reason` gives words to any level"));
     }
     let Selected { mut sessions, named } = select(&call).await?;
     let (withheld, refused) = withhold(&call, &mut sessions, rights(level)).await?;
@@ -326,9 +360,15 @@ async fn carry_out(
         Level::Block => Reason::Blocked,
         Level::Disable => Reason::AccountDisabled,
     };
+    let condition = call.text("condition");
+    let condition = CONDITIONS.iter().find(|known| Some(known.as_str()) == condition);
     let request = |session: &Session| {
         let actor = call.actor(account_of(session));
-        End { level, actor, text: text.clone(), ..End::new(reason) }
+        let end = End { level, actor, text: text.clone(), ..End::new(reason) };
+        match condition {
+            Some(condition) => end.with_condition(*condition),
+            None => end,
+        }
     };
     let fates = match call.value::<u32>("rate").and_then(Pace::per_second) {
         Some(pace) => at_pace(call, sessions, request, pace).await,

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use example::{example, reference};
+pub(crate) use load::nearest_word;
 pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
