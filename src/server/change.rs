@@ -103,6 +103,7 @@ impl Server {
             self.change_account(jid, |account| change(&mut account.policy, &mut account.groups));
         let account = account.await?;
         self.refresh_sessions(&account);
+        self.refresh_deadlines(&account).await;
         Ok(account)
     }
 
@@ -204,6 +205,32 @@ impl Server {
                 drop(live);
                 self.apply_policy(&session, policy.clone());
             }
+        }
+    }
+
+    /// Lets the sessions of an account go by how long their clients may stay now.
+    async fn refresh_deadlines(&self, account: &Account) {
+        for session in self.registry.of(&account.jid) {
+            let known = session.identity().and_then(|me| Some((me, me.client()?)));
+            let Some((identity, known)) = known else { continue };
+            loop {
+                // Another change of the client must not be undone by what was read before it.
+                let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+                match self.client(identity.account, known.sid).await {
+                    Ok(Some(client)) => {
+                        let mut live = identity.live.lock();
+                        live.expires = client.stays_until(identity.token, &live.policy);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!(event = "deadline-not-read", session = %session.id, %error);
+                    }
+                }
+                if self.accounts_epoch.load(Ordering::SeqCst) == epoch {
+                    break;
+                }
+            }
+            self.rearm(&session);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
     epoch::{Epoch, InForce, Stamp},
     id::GrantId,
     policy::Effective,
+    session::Identity,
     store::StoreError,
 };
 
@@ -418,13 +419,17 @@ impl Server {
         });
     }
 
-    /// Notes that a session which a token opened is still there.
-    pub(crate) async fn note_token(&self, id: TokenId) {
-        match self.find_token(id).await {
-            Ok(Some(found)) => self.note_use(&found, None),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(event = "last-use-not-written", %error),
-        }
+    /// Notes that a session is still there, and with it its client and its token.
+    pub(crate) fn note_presence(&self, me: &Identity, now: Millis) {
+        let (Some(client), id) = (me.client(), me.token) else { return };
+        self.note_client(me.account, client.sid, move |client| {
+            client.seen = client.seen.max(Some(now));
+            if let Some((used, token)) = id.and_then(|id| client.token_mut(id)) {
+                *used = (*used).max(Some(now));
+                token.used = token.used.max(Some(now));
+            }
+            true
+        });
     }
 
     /// A token by its id.
