@@ -20,6 +20,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod deadlines;
+mod duplicate;
 pub mod end;
 pub mod epoch;
 pub mod events;
@@ -99,6 +100,8 @@ pub struct Server {
     pub events: Events,
     /// The sessions that ended last.
     pub recent: Recent,
+    /// Where the ids of sessions come from.
+    pub session_ids: id::SessionIds,
     /// When the server was put together.
     pub started: Millis,
     /// Grows when an account that exists changes; see [`login`].
@@ -211,6 +214,7 @@ impl Server {
             plugins,
             events: Events::default(),
             recent: Recent::default(),
+            session_ids: id::SessionIds::default(),
             started,
             accounts_epoch: AtomicU64::new(0),
             account_ids: id::AccountIds::default(),

@@ -294,6 +294,10 @@ pub struct Sessions {
     /// When a client asks for a resource that another session of its account has: `replace` ends the
     /// older one, `refuse` denies the newer one, `rename` gives the newer one a name of its own.
     pub conflict: Conflict,
+    /// When the id that was drawn for a session is another one's, which cannot happen unless randomness
+    /// is broken: `retry` draws another one, `refuse` turns the connection away. Either way there is an
+    /// alarm in the log and the audit.
+    pub duplicate_ids: DuplicateIds,
     /// A session that has sent no stanza for this long is ended. `off`: never.
     pub inactivity: Span,
     /// A session this old is ended, however active. `off`: never.
@@ -315,6 +319,7 @@ impl Default for Sessions {
     fn default() -> Self {
         Self {
             conflict: Conflict::Replace,
+            duplicate_ids: DuplicateIds::Retry,
             inactivity: Span::OFF,
             lifetime: Span::OFF,
             pings_count: false,
@@ -323,6 +328,16 @@ impl Default for Sessions {
             close_wait: Span::seconds(5),
         }
     }
+}
+
+/// What happens when the id of a new session is another one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DuplicateIds {
+    /// The connection is turned away.
+    Refuse,
+    /// Another id is drawn.
+    Retry,
 }
 
 /// What happens when two sessions want the same resource.
