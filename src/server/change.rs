@@ -70,7 +70,13 @@ impl Server {
         let account = self.change_account(jid, |account| {
             let before = (account.disabled, account.role);
             match standing {
-                Standing::Disabled => account.disabled = true,
+                Standing::Disabled => {
+                    account.disabled = true;
+                    // Whoever takes its deletion back does not take this back.
+                    if let Some(deletion) = &mut account.deletion {
+                        deletion.disabled = true;
+                    }
+                }
                 Standing::Enabled => account.disabled = false,
                 Standing::Role(role) => account.role = role,
             }
@@ -264,7 +270,7 @@ impl Server {
     }
 
     /// Ends sessions of an account and waits for them.
-    async fn end_account(
+    pub(crate) async fn end_account(
         self: &Arc<Self>,
         jid: &Jid,
         reason: Reason,

@@ -128,6 +128,8 @@ reasons! {
     PasswordChanged "password-changed" Reset "The password was changed; log in again";
     /// The peer broke the rules of the stream; the condition is its own.
     Protocol "protocol" UndefinedCondition "The stream broke a rule of the protocol";
+    /// Its account has another name now.
+    Renamed "renamed" Reset "This account has another name now; log in with that";
     /// Another session took its resource.
     Replaced "replaced" Conflict "Another session has taken this resource";
     /// Its credential was revoked.

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod deadlines;
+pub mod deletion;
 mod duplicate;
 pub mod end;
 pub mod epoch;
@@ -38,6 +39,7 @@ pub mod policy;
 pub mod privacy;
 pub mod random;
 pub mod registry;
+pub mod rename;
 pub mod rights;
 mod router;
 pub mod schedule;
@@ -153,6 +155,7 @@ const TABLES: &[&Table] = &[
     &client::book::CLIENT_KEYS,
     &client::book::HANDLES,
     &epoch::EPOCHS,
+    &rename::FORMER_NAMES,
     &schedule::SCHEDULE,
     &history::LAST_SEEN,
     &history::LOGIN,

@@ -45,6 +45,10 @@ const GERMAN: &[(&str, &str)] = &[
     ),
     ("The stream was closed", "Der Stream wurde geschlossen"),
     ("The token of this session has expired", "Das Token dieser Sitzung ist abgelaufen"),
+    (
+        "This account has another name now; log in with that",
+        "Dieses Konto hat jetzt einen anderen Namen; bitte mit diesem anmelden",
+    ),
     ("This account has been deleted", "Dieses Konto wurde gelöscht"),
     ("This account has been disabled", "Dieses Konto wurde gesperrt"),
     ("This account is disabled", "Dieses Konto ist gesperrt"),

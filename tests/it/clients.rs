@@ -34,7 +34,7 @@ pub async fn token_visit(server: &Arc<Server>, token: &str) -> Result<Arc<Sessio
 }
 
 /// The same, bound.
-async fn bound_by(server: &Arc<Server>, token: &str) -> Arc<Session> {
+pub async fn bound_by(server: &Arc<Server>, token: &str) -> Arc<Session> {
     let session = token_visit(server, token).await.expect("is let in");
     server.bind(&session, None).await.expect("is bound");
     session

@@ -26,6 +26,7 @@ mod ends;
 mod faults;
 mod history;
 mod kills;
+mod leave;
 mod lists;
 mod matrix;
 mod pace;

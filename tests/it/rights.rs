@@ -107,6 +107,8 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         | "token mint" | "token list" | "last" | "client list" | "grant list" | "policy show" => {
             json!({ "jid": jid })
         }
+        "user restore" => json!({ "jid": jid }),
+        "user rename" => json!({ "jid": jid, "new": "renamed@localhost" }),
         "policy set" => json!({ "jid": jid, "max-sessions": "2" }),
         "policy unset" => json!({ "jid": jid, "key": ["max_sessions"] }),
         "epoch raise" => json!({ "account": jid }),

@@ -1,7 +1,7 @@
 //! One call of a command: admitted, run, audited. And what a command knows of its call: arguments,
 //! whom it may touch, and where its rows go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::{
     account::{Account, Role},
     audit::{Entry, Subject},
     clock::Millis,
-    end::Actor,
+    end::{Actor, End},
     id::AccountId,
     rights::Right,
 };
@@ -45,7 +45,15 @@ pub struct Call {
     reach: Reach,
     /// The accounts that were touched, for the audit.
     subjects: Arc<Mutex<Vec<Subject>>>,
+    /// What ends once the caller has its answer.
+    afterwards: Afterwards,
 }
+
+/// Sessions that end once the caller has its answer, for it may hear it through one of them.
+type Afterwards = Arc<Mutex<Vec<(Arc<Session>, End)>>>;
+
+/// How long a caller may take to hear its answer.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// Runs a command by name: checks its arguments and whether the caller may, audits it, and sends
 /// everything, the end included, to `rows`.
@@ -56,12 +64,22 @@ pub async fn run(
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
 ) {
-    let reply = match perform(server, &caller, name, args, rows.clone()).await {
+    let afterwards = Afterwards::default();
+    let performed =
+        perform(server.clone(), &caller, name, args, rows.clone(), afterwards.clone()).await;
+    let reply = match performed {
         Ok(done) => Reply::Done(done),
         Err(error) => Reply::Failed(error),
     };
     // Nobody may listen any more; the outcome of a mutating command is in the audit then.
     let _ = rows.send(reply).await;
+    let last = std::mem::take(&mut *afterwards.lock());
+    if !last.is_empty() {
+        let _ = tokio::time::timeout(HEARING, rows.closed()).await;
+    }
+    for (session, end) in last {
+        server.end(&session, end);
+    }
 }
 
 async fn perform(
@@ -70,6 +88,7 @@ async fn perform(
     name: &str,
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
+    afterwards: Afterwards,
 ) -> Result<Done, CommandError> {
     let unknown = || CommandError::usage(format!("there is no command `{name}`"));
     let command = find(name).ok_or_else(unknown)?;
@@ -111,6 +130,7 @@ async fn perform(
         command,
         reach,
         subjects: subjects.clone(),
+        afterwards,
     };
     let outcome = (command.run)(call).await;
     let subjects = std::mem::take(&mut *subjects.lock());
@@ -258,12 +278,24 @@ impl Call {
         Ok(())
     }
 
+    /// Ends a session once the caller has its answer: it may be the one that it calls from. What takes
+    /// away its rights has to be done by then.
+    pub(super) fn end_afterwards(&self, session: Arc<Session>, end: End) {
+        self.afterwards.lock().push((session, end));
+    }
+
     /// Notes an account that the call is about, for the audit.
     pub(super) fn note(&self, id: AccountId, jid: &str) {
         let mut subjects = self.subjects.lock();
         // Sorted: a command may be about very many.
-        if let Err(place) = subjects.binary_search_by_key(&id, |subject| subject.id) {
-            subjects.insert(place, Subject { id, jid: jid.into() });
+        match subjects.binary_search_by_key(&id, |subject| subject.id) {
+            Err(place) => subjects.insert(place, Subject { id, jid: jid.into() }),
+            // It may have another name since.
+            Ok(place) => {
+                if let Some(subject) = subjects.get_mut(place).filter(|known| known.jid != jid) {
+                    subject.jid = jid.into();
+                }
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod freeze;
 mod grant;
 mod history;
 mod job;
+mod leave;
 mod pattern;
 mod policy;
 mod recent;
@@ -46,6 +47,7 @@ pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 /// All commands, in the order of the help.
 pub const CORE: &[&[Command]] = &[
     USER,
+    leave::COMMANDS,
     POLICY,
     SESSION,
     recent::COMMANDS,

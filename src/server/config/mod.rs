@@ -413,13 +413,22 @@ pub struct On {
     pub password_change: Who,
     /// An administrator sets another password. Tokens from before are void unless nobody has to go.
     pub password_reset: Who,
+    /// An administrator gives the account another name. All sessions of the old name end in any case;
+    /// clients stay. Grants from before are void, unless it is `nobody`: then `usher token rotate` gives
+    /// their tokens the new name, without which none opens anything.
+    pub rename: Who,
     /// An administrator gives the account another role. Whoever stays has the new role at once.
     pub role_change: Who,
 }
 
 impl Default for On {
     fn default() -> Self {
-        Self { password_change: Who::Others, password_reset: Who::All, role_change: Who::Nobody }
+        Self {
+            password_change: Who::Others,
+            password_reset: Who::All,
+            rename: Who::Others,
+            role_change: Who::Nobody,
+        }
     }
 }
 
