@@ -15,6 +15,7 @@ use crate::{
     epoch::{Epoch, Scope},
     hooks::AccountDeleted,
     id::SessionId,
+    notice::Notice,
     policy::Policy,
     store::{Batch, SERVER, StoreError},
 };
@@ -53,7 +54,13 @@ impl Server {
             account.generation += u64::from(who != Who::Nobody);
         })
         .await?;
-        Ok(self.end_account(jid, Reason::PasswordChanged, actor, who, current).await)
+        let notice = match actor {
+            Actor::Owner(_) => Notice::PasswordChanged,
+            _ => Notice::PasswordReset,
+        };
+        let ended = self.end_account(jid, Reason::PasswordChanged, actor, who, current).await;
+        self.notify_owner(jid, notice).await;
+        Ok(ended)
     }
 
     /// Changes what an account may do. Gives the number of sessions that ended because of it.
@@ -93,7 +100,11 @@ impl Server {
             Standing::Disabled => (Reason::AccountDisabled, Who::All),
         };
         self.refresh_sessions(&account);
-        Ok(self.end_account(jid, reason, actor, who, None).await)
+        let ended = self.end_account(jid, reason, actor, who, None).await;
+        if let Standing::Role(_) = standing {
+            self.notify_owner(jid, Notice::RoleChanged).await;
+        }
+        Ok(ended)
     }
 
     /// Gives an account a policy of its own, and groups. Its sessions go by them at once.

@@ -33,6 +33,7 @@ pub mod job;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
+pub mod notice;
 pub mod pace;
 pub mod plugin;
 pub mod policy;

@@ -15,7 +15,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use wire::{Mechanism, Token, TokenId};
+use wire::{Jid, Mechanism, Token, TokenId};
 
 use crate::{
     Server,
@@ -25,6 +25,7 @@ use crate::{
     end::Actor,
     epoch::{Epoch, InForce, Stamp},
     id::GrantId,
+    notice::Notice,
     policy::Effective,
     session::Identity,
     store::StoreError,
@@ -379,7 +380,11 @@ impl Server {
                 jid: found.client.jid.clone(),
             }],
         };
-        self.audit(&alarm).await
+        let noted = self.audit(&alarm).await;
+        if let Ok(owner) = Jid::parse(&found.client.jid) {
+            self.notify_owner(&owner, Notice::TokenReused).await;
+        }
+        noted
     }
 
     /// Notes the use of a token and the client that has it, if what is stored is old enough, without

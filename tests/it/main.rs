@@ -29,6 +29,7 @@ mod kills;
 mod leave;
 mod lists;
 mod matrix;
+mod notices;
 mod pace;
 mod rights;
 mod rivals;

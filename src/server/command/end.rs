@@ -21,8 +21,9 @@ use crate::{
     client::{Check, Client, Over, WayBack, book::Handle},
     clock::Millis,
     config::Span,
-    end::{End, Level, Outcome, Reason},
+    end::{Actor, End, Level, Outcome, Reason},
     id::{AccountId, SessionId},
+    notice::Notice,
     pace::Pace,
     rights::Right,
 };
@@ -374,8 +375,28 @@ async fn carry_out(
         Some(pace) => at_pace(call, sessions, request, pace).await,
         None => at_once(call, sessions, request, &ending).await,
     };
+    notify_owners(call, level, &fates).await;
     let took = call.server.clock.now().0.saturating_sub(began.0);
     Ok(report(call, &fates, &withheld).await?.with("milliseconds", took))
+}
+
+/// Tells the owners of accounts that were named, and of which an administrator has left no session.
+/// Whoever ends what fits a description does not mean the owners.
+async fn notify_owners(call: &Call, level: Level, fates: &[Fate]) {
+    if !matches!(level, Level::End | Level::Revoke | Level::Block) {
+        return;
+    }
+    for jid in call.many("selector").filter_map(|jid| Jid::parse(jid).ok()).filter(Jid::is_bare) {
+        let ended = fates.iter().any(|(session, outcome)| {
+            matches!(outcome, Some(Outcome::Ended | Outcome::Lingering))
+                && session.identity().is_some_and(|me| {
+                    me.jid == jid && matches!(call.actor(Some(me.account)), Actor::Admin(_))
+                })
+        });
+        if ended && call.server.registry.of(jid.as_str()).is_empty() {
+            call.server.notify_owner(&jid, Notice::SessionsEnded).await;
+        }
+    }
 }
 
 /// What became of one session; none: it was spared, because it was called off.

@@ -409,6 +409,10 @@ impl Default for Clients {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct On {
+    /// Whether the owner of an account is told, by a message from its domain, that its password or role
+    /// was changed, that a token was used again that had been replaced, and that an administrator has
+    /// ended all its sessions.
+    pub notify: bool,
     /// The owner changes the password. Tokens from before are void unless nobody has to go.
     pub password_change: Who,
     /// An administrator sets another password. Tokens from before are void unless nobody has to go.
@@ -424,6 +428,7 @@ pub struct On {
 impl Default for On {
     fn default() -> Self {
         Self {
+            notify: true,
             password_change: Who::Others,
             password_reset: Who::All,
             rename: Who::Others,
