@@ -119,6 +119,7 @@ pub struct Server {
     /// Long work under way.
     pub jobs: job::Jobs,
     pub(crate) throttle: throttle::Throttle,
+    pub(crate) rates: command::rate::Rates,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
     /// Where the pass over all accounts is; see [`privacy`].
@@ -230,6 +231,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),
             throttle,
+            rates: command::rate::Rates::default(),
             unauthed,
             notes: history::Notes::default(),
             walk: tokio::sync::Mutex::default(),

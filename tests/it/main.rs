@@ -31,6 +31,7 @@ mod lists;
 mod matrix;
 mod notices;
 mod pace;
+mod rates;
 mod rights;
 mod rivals;
 mod rodauth;

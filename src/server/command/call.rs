@@ -13,6 +13,7 @@ use super::{
     Command, CommandError, Done, Reply, Shape, ValueKind,
     caller::{Acting, Caller, Reach, lacks},
     columns, find, network,
+    rate::Rated,
 };
 use crate::{
     Server, Session,
@@ -102,12 +103,21 @@ async fn perform(
         outcome,
         accounts,
     };
+    let rated = caller.account().map_or(Rated::Free, |acting| server.rate(acting, command));
+    if let Rated::Refused { error, first } = rated {
+        // The first one is enough: whoever asks too often is not to fill the audit.
+        if first {
+            written(&server, &entry(false, error.message.clone(), Vec::new())).await?;
+        }
+        return Err(error);
+    }
     // Read anew for every call: whoever has lost a right since has lost it here.
     let admitted = match server.renewed(caller).await {
         Ok(caller) => server.admit(&caller, command).map(|reach| (caller, reach)),
         Err(error) => Err(error),
     };
     let (caller, reach) = match admitted {
+        Ok((caller, _)) if matches!(rated, Rated::OnlyOwn(_)) => (caller, Reach::Own),
         Ok(admitted) => admitted,
         Err(refused) => {
             if command.mutates {
@@ -132,7 +142,11 @@ async fn perform(
         subjects: subjects.clone(),
         afterwards,
     };
-    let outcome = (command.run)(call).await;
+    let outcome = match ((command.run)(call).await, rated) {
+        // With what is its own it could have been done.
+        (Err(why), Rated::OnlyOwn(error)) if why.forbidden => Err(error),
+        (outcome, _) => outcome,
+    };
     let subjects = std::mem::take(&mut *subjects.lock());
     let audited = command.mutates
         || match caller.account() {

@@ -13,6 +13,7 @@ mod job;
 mod leave;
 mod pattern;
 mod policy;
+pub(crate) mod rate;
 mod recent;
 mod select;
 mod server;

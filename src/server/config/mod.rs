@@ -47,6 +47,8 @@ pub struct Config {
     pub clients: Clients,
     /// Who has to go when something about an account changes.
     pub on: On,
+    /// How many commands an account may give.
+    pub commands: Commands,
     /// Policies for groups of accounts; `usher user group` puts accounts in.
     pub group: Vec<Group>,
     /// Bounds for `secret-token:` credentials.
@@ -80,6 +82,7 @@ impl Default for Config {
             sessions: Sessions::default(),
             clients: Clients::default(),
             on: On::default(),
+            commands: Commands::default(),
             group: Vec::new(),
             tokens: Tokens::default(),
             roles: Roles::default(),
@@ -434,6 +437,28 @@ impl Default for On {
             rename: Who::Others,
             role_change: Who::Nobody,
         }
+    }
+}
+
+/// How many commands an account may give, from whichever session or by `--as`. Whoever is at the admin
+/// socket as nobody else is not bound.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commands {
+    /// So many commands that change something within `period`. 0: any number.
+    pub changes: u32,
+    /// So many commands that only look at something within `period`. 0: any number.
+    pub views: u32,
+    /// Whoever has used up `changes` may still end sessions of the own account, so many times within
+    /// `period`: nobody is kept from throwing a thief out.
+    pub own_ends: u32,
+    /// See the others; counted from the first command. `off`: no such limits.
+    pub period: Span,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { changes: 60, views: 300, own_ends: 5, period: Span::seconds(60) }
     }
 }
 
