@@ -356,6 +356,18 @@ mod tests {
     }
 
     #[test]
+    fn pr_21_chosen_columns_stand_in_the_place_of_the_usual_ones() {
+        let style = style(false, Some(80));
+        let mut out = Vec::new();
+        let page = Page::new(&style, Shape::List(&["id", "jid"]), &mut out);
+        let mut page = page.with_columns(vec!["role".into(), "jid".into()]);
+        let row = json!({"jid": "a@b", "role": "user"});
+        page.row(row.as_object().unwrap().clone()).unwrap();
+        page.done(Done::said("")).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "role  jid\nuser  a@b\n");
+    }
+
+    #[test]
     fn tables_fit_and_keep_ids_whole() {
         let row = json!({"jid": "someone.with.a.long.name@a.long.example", "id": "a".repeat(26),
                          "software": "Some Client 1.2.3 on Some System", "last": "never"});

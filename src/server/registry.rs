@@ -143,7 +143,7 @@ impl Registry {
         }
         self.counts[0].fetch_add(1, Ordering::Relaxed);
         shard.insert(session.id, session);
-        Added::Added
+        Added::There
     }
 
     /// Shards of the id index are ranges of ids, so that shard after shard is in order of ids.
@@ -492,7 +492,7 @@ impl Registry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Added {
     /// It is there.
-    Added,
+    There,
     /// Its address has as many as it may.
     AddressFull,
     /// Another one has its id.

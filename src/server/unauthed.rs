@@ -65,7 +65,7 @@ impl Unauthed {
     ) -> Admission {
         if self.cap == 0 {
             return match registry.add(session.clone(), per_address) {
-                Added::Added => Admission::Admitted { shed: None },
+                Added::There => Admission::Admitted { shed: None },
                 Added::AddressFull => Admission::AddressFull,
                 Added::Duplicate => Admission::Duplicate,
             };
@@ -73,7 +73,7 @@ impl Unauthed {
         // Held until the new one is counted, and marked whoever goes for it.
         let mut state = self.state.lock();
         match registry.add(session.clone(), per_address) {
-            Added::Added => {}
+            Added::There => {}
             Added::AddressFull => return Admission::AddressFull,
             Added::Duplicate => return Admission::Duplicate,
         }

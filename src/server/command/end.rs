@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use wire::{Jid, StreamCondition};
+use wire::Jid;
 
 use super::{
-    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, condition, row,
     select::{Selected, each_once, may_touch, select, selectors, withhold},
     session::{account_of, plural},
 };
@@ -35,31 +35,8 @@ macro_rules! options {
     };
 }
 
-/// The stream errors that an administrator may choose: those that say something about the server or
-/// the account. The others say what the peer has done wrong, or need words that only the server has.
-const CONDITIONS: &[StreamCondition] = &[
-    StreamCondition::Conflict,
-    StreamCondition::ConnectionTimeout,
-    StreamCondition::HostGone,
-    StreamCondition::InternalServerError,
-    StreamCondition::NotAuthorized,
-    StreamCondition::PolicyViolation,
-    StreamCondition::Reset,
-    StreamCondition::ResourceConstraint,
-    StreamCondition::SystemShutdown,
-    StreamCondition::UndefinedCondition,
-];
-const CONDITION_NAMES: &[&str] = &{
-    let (mut names, mut index) = ([""; CONDITIONS.len()], 0);
-    while index < CONDITIONS.len() {
-        names[index] = CONDITIONS[index].as_str();
-        index += 1;
-    }
-    names
-};
-
 options! {
-    CONDITION "condition" Option ValueKind::Choice(CONDITION_NAMES),
+    CONDITION "condition" Option ValueKind::Choice(condition::NAMES),
         "With level `kick` or `end`: the stream error that the peers see, instead of \
          `policy-violation`";
     REASON "reason" Option ValueKind::Text, "Words for the peers";
@@ -361,13 +338,12 @@ async fn carry_out(
         Level::Block => Reason::Blocked,
         Level::Disable => Reason::AccountDisabled,
     };
-    let condition = call.text("condition");
-    let condition = CONDITIONS.iter().find(|known| Some(known.as_str()) == condition);
+    let condition = call.text("condition").and_then(condition::parse);
     let request = |session: &Session| {
         let actor = call.actor(account_of(session));
         let end = End { level, actor, text: text.clone(), ..End::new(reason) };
         match condition {
-            Some(condition) => end.with_condition(*condition),
+            Some(condition) => end.with_condition(condition),
             None => end,
         }
     };

@@ -5,6 +5,7 @@
 mod call;
 mod caller;
 mod client;
+mod condition;
 mod end;
 mod freeze;
 mod grant;
