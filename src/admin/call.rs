@@ -11,7 +11,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Map, Value};
-use server::command::{Arg, CommandError, Done, ValueKind};
+use server::command::{self, Arg, CommandError, Done, ValueKind};
 
 use crate::{
     cli::Called,
@@ -112,6 +112,10 @@ pub async fn perform(
         args.insert(arg.name.into(), value.into());
     }
     let mut page = Page::new(style, command.shape, out);
+    let chosen = command.args.iter().find(|arg| matches!(arg.kind, ValueKind::Columns(_)));
+    if let Some(names) = chosen.and_then(|arg| args.get(arg.name)).and_then(Value::as_str) {
+        page = page.with_columns(command::columns(names).map(str::to_owned).collect());
+    }
     let file = command.args.iter().find(|arg| arg.kind == ValueKind::CsvFile);
     let done = match file.and_then(|arg| Some((arg, args.get(arg.name)?.as_str()?.to_owned()))) {
         Some((arg, file)) => {
@@ -302,7 +306,7 @@ mod tests {
     }
 
     fn called(line: &str) -> Called {
-        let commands: Vec<_> = server::command::table().collect();
+        let commands: Vec<_> = command::table().collect();
         let argv = line.split(' ').map(std::ffi::OsString::from);
         match crate::cli::parse(argv, &commands).unwrap().invocation {
             crate::cli::Invocation::Call(called) => called,

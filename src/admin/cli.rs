@@ -256,7 +256,10 @@ fn arg(arg: &'static Arg) -> clap::Arg {
     }
     .value_parser(parser(arg.kind))
     // They are the name of the value already.
-    .hide_possible_values(matches!(arg.form, Form::Option | Form::Options))
+    .hide_possible_values(
+        matches!(arg.form, Form::Option | Form::Options)
+            && matches!(arg.kind, ValueKind::Choice(words) if words.len() <= FEW),
+    )
     .value_hint(match arg.kind {
         ValueKind::CsvFile | ValueKind::Path => ValueHint::FilePath,
         _ => ValueHint::Other,
@@ -283,10 +286,16 @@ fn parser(kind: ValueKind) -> ValueParser {
     }
 }
 
+/// Words of a choice that are shown in the place of its value.
+const FEW: usize = 6;
+
 fn value_name(arg: &Arg) -> String {
     match (arg.form, arg.kind) {
         (Form::Option | Form::Options, ValueKind::Address) => "ADDR|CIDR".into(),
-        (Form::Option | Form::Options, ValueKind::Choice(words)) => words.join("|"),
+        (Form::Option | Form::Options, ValueKind::Choice(words)) if words.len() <= FEW => {
+            words.join("|")
+        }
+        (Form::Option | Form::Options, ValueKind::Columns(_)) => "NAME,...".into(),
         (Form::Option | Form::Options, ValueKind::Number) => "N".into(),
         (Form::Option | Form::Options, ValueKind::Span) => "TIME".into(),
         (Form::Option | Form::Options, ValueKind::Text) => "TEXT".into(),

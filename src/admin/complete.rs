@@ -180,6 +180,9 @@ fn values(arg: &Arg, live: &mut dyn FnMut() -> Vec<Row>) -> Vec<(String, &'stati
         ValueKind::Choice(words) => {
             return words.iter().map(|word| ((*word).to_owned(), "")).collect();
         }
+        ValueKind::Columns(names) => {
+            return names.iter().map(|name| ((*name).to_owned(), "")).collect();
+        }
         ValueKind::Address => &["address"],
         ValueKind::Jid | ValueKind::JidPattern => &["jid"],
         ValueKind::Session => &["id"],

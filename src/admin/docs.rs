@@ -106,6 +106,7 @@ fn value(arg: &Arg) -> String {
             words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
         }
         ValueKind::Client => "a client id".into(),
+        ValueKind::Columns(names) => format!("names with commas between them: {}", code(names)),
         ValueKind::CsvFile => "a file, or `-` for standard input".into(),
         ValueKind::Grant => "a grant id".into(),
         ValueKind::Jid => "a JID".into(),

@@ -33,6 +33,8 @@ pub struct Page<'a> {
     style: &'a Style,
     shape: Shape,
     out: &'a mut dyn Write,
+    /// The columns of a list, if others than its own were asked for.
+    chosen: Option<Vec<String>>,
     rows: Vec<Row>,
     shown: usize,
 }
@@ -40,7 +42,13 @@ pub struct Page<'a> {
 impl<'a> Page<'a> {
     /// An empty page.
     pub fn new(style: &'a Style, shape: Shape, out: &'a mut dyn Write) -> Self {
-        Self { style, shape, out, rows: Vec::new(), shown: 0 }
+        Self { style, shape, out, chosen: None, rows: Vec::new(), shown: 0 }
+    }
+
+    /// A list with these columns instead of its own.
+    #[must_use]
+    pub fn with_columns(self, columns: Vec<String>) -> Self {
+        Self { chosen: Some(columns), ..self }
     }
 
     /// Takes a row. Rows of a stream, and of a list in JSON, are shown at once.
@@ -98,7 +106,13 @@ impl<'a> Page<'a> {
             }
             (Shape::Stream(_), _) => {}
             (Shape::List(columns), false) => {
-                self.table(columns, &rows)?;
+                match self.chosen.take() {
+                    Some(chosen) => {
+                        let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
+                        self.table(&chosen, &rows)?;
+                    }
+                    None => self.table(columns, &rows)?,
+                }
                 if done.matched && !done.message.is_empty() {
                     writeln!(self.out, "{}", plain(&done.message))?;
                 }
@@ -339,6 +353,18 @@ mod tests {
         assert_eq!(serde_json::from_str::<Vec<Value>>(&text).unwrap(), rows);
         assert_eq!(shown(&style(true, None), shape, &[], Done::nothing("x")), "[]\n");
         assert_eq!(shown(&style(false, None), shape, &[], Done::nothing("x")), "");
+    }
+
+    #[test]
+    fn pr_21_chosen_columns_stand_in_the_place_of_the_usual_ones() {
+        let style = style(false, Some(80));
+        let mut out = Vec::new();
+        let page = Page::new(&style, Shape::List(&["id", "jid"]), &mut out);
+        let mut page = page.with_columns(vec!["role".into(), "jid".into()]);
+        let row = json!({"jid": "a@b", "role": "user"});
+        page.row(row.as_object().unwrap().clone()).unwrap();
+        page.done(Done::said("")).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "role  jid\nuser  a@b\n");
     }
 
     #[test]

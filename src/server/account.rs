@@ -11,10 +11,12 @@ use wire::{Hash, Jid, ScramKeys, Secret};
 use crate::{
     Server,
     clock::Millis,
+    deletion::Deletion,
     epoch::Epoch,
     id::AccountId,
     policy::Policy,
     random,
+    rename::FORMER_NAMES,
     store::{Batch, Range, SERVER, StoreError, Table},
 };
 
@@ -97,6 +99,9 @@ pub struct Account {
     /// Nobody gets in before then: its sessions were ended with `--hold-off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Millis>,
+    /// It is to be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// Keys for SCRAM-SHA-1.
     sha1: StoredKeys,
     /// Keys for SCRAM-SHA-256.
@@ -155,6 +160,9 @@ pub enum AccountError {
     /// There is one of this name.
     #[error("account `{0}` exists already")]
     Exists(String),
+    /// It was another account's name before.
+    #[error("`{0}` was the name of another account and is kept back")]
+    Former(String),
     /// The password cannot be used.
     #[error("the password cannot be used: {0}")]
     Password(String),
@@ -305,18 +313,20 @@ impl Server {
             policy: Policy::default(),
             groups: Vec::new(),
             hold: None,
+            deletion: None,
             sha1: keys.sha1,
             sha256: keys.sha256,
         };
         let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
-        let batch = Batch::new().expect(&ACCOUNTS, SERVER, key.clone(), None).put(
-            &ACCOUNTS,
-            SERVER,
-            key,
-            account.encode(),
-        );
+        let batch = Batch::new()
+            .expect(&ACCOUNTS, SERVER, key.clone(), None)
+            .expect(&FORMER_NAMES, SERVER, key.clone(), None)
+            .put(&ACCOUNTS, SERVER, key, account.encode());
         match self.store.commit(batch).await {
             Ok(()) => Ok(account),
+            Err(StoreError::Conflict) if self.former_name(jid).await?.is_some() => {
+                Err(AccountError::Former(jid.as_str().into()))
+            }
             Err(StoreError::Conflict) => Err(AccountError::Exists(jid.as_str().into())),
             Err(error) => Err(error.into()),
         }
@@ -355,6 +365,7 @@ mod tests {
             policy: Policy::default(),
             groups: Vec::new(),
             hold: None,
+            deletion: None,
             sha1: keys.clone(),
             sha256: keys,
         };

@@ -7,6 +7,8 @@
 //! A second table says which entries are about an account, so that its owner can read those. Its rows
 //! are references and nothing else: they go with the account, and the chain stays.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -152,6 +154,26 @@ impl Server {
                 other => return other,
             }
         }
+    }
+
+    /// Writes down something that the server itself has noticed and that somebody should look at,
+    /// without making anybody wait.
+    pub(crate) fn alarm(self: &Arc<Self>, what: &str, args: Map<String, Value>, outcome: &str) {
+        let entry = Entry {
+            at: self.clock.now(),
+            who: "server".into(),
+            what: what.into(),
+            args,
+            ok: false,
+            outcome: outcome.into(),
+            accounts: Vec::new(),
+        };
+        let server = self.clone();
+        self.spawn(async move {
+            if let Err(error) = server.audit(&entry).await {
+                tracing::error!(event = "audit-not-written", what = entry.what, %error);
+            }
+        });
     }
 
     /// Who gets a reference to an entry about these accounts.

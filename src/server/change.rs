@@ -15,6 +15,7 @@ use crate::{
     epoch::{Epoch, Scope},
     hooks::AccountDeleted,
     id::SessionId,
+    notice::Notice,
     policy::Policy,
     store::{Batch, SERVER, StoreError},
 };
@@ -53,7 +54,13 @@ impl Server {
             account.generation += u64::from(who != Who::Nobody);
         })
         .await?;
-        Ok(self.end_account(jid, Reason::PasswordChanged, actor, who, current).await)
+        let notice = match actor {
+            Actor::Owner(_) => Notice::PasswordChanged,
+            _ => Notice::PasswordReset,
+        };
+        let ended = self.end_account(jid, Reason::PasswordChanged, actor, who, current).await;
+        self.notify_owner(jid, notice).await;
+        Ok(ended)
     }
 
     /// Changes what an account may do. Gives the number of sessions that ended because of it.
@@ -70,7 +77,13 @@ impl Server {
         let account = self.change_account(jid, |account| {
             let before = (account.disabled, account.role);
             match standing {
-                Standing::Disabled => account.disabled = true,
+                Standing::Disabled => {
+                    account.disabled = true;
+                    // Whoever takes its deletion back does not take this back.
+                    if let Some(deletion) = &mut account.deletion {
+                        deletion.disabled = true;
+                    }
+                }
                 Standing::Enabled => account.disabled = false,
                 Standing::Role(role) => account.role = role,
             }
@@ -87,7 +100,11 @@ impl Server {
             Standing::Disabled => (Reason::AccountDisabled, Who::All),
         };
         self.refresh_sessions(&account);
-        Ok(self.end_account(jid, reason, actor, who, None).await)
+        let ended = self.end_account(jid, reason, actor, who, None).await;
+        if let Standing::Role(_) = standing {
+            self.notify_owner(jid, Notice::RoleChanged).await;
+        }
+        Ok(ended)
     }
 
     /// Gives an account a policy of its own, and groups. Its sessions go by them at once.
@@ -103,6 +120,7 @@ impl Server {
             self.change_account(jid, |account| change(&mut account.policy, &mut account.groups));
         let account = account.await?;
         self.refresh_sessions(&account);
+        self.refresh_deadlines(&account).await;
         Ok(account)
     }
 
@@ -207,6 +225,32 @@ impl Server {
         }
     }
 
+    /// Lets the sessions of an account go by how long their clients may stay now.
+    async fn refresh_deadlines(&self, account: &Account) {
+        for session in self.registry.of(&account.jid) {
+            let known = session.identity().and_then(|me| me.client().map(|client| (me, client)));
+            let Some((identity, known)) = known else { continue };
+            loop {
+                // Another change of the client must not be undone by what was read before it.
+                let epoch = self.accounts_epoch.load(Ordering::SeqCst);
+                match self.client(identity.account, known.sid).await {
+                    Ok(Some(client)) => {
+                        let mut live = identity.live.lock();
+                        live.expires = client.stays_until(identity.token, &live.policy);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!(event = "deadline-not-read", session = %session.id, %error);
+                    }
+                }
+                if self.accounts_epoch.load(Ordering::SeqCst) == epoch {
+                    break;
+                }
+            }
+            self.rearm(&session);
+        }
+    }
+
     /// Reads, changes and writes an account until nobody came in between, then tells logins that are
     /// under way to look again.
     pub(crate) async fn change_account(
@@ -237,7 +281,7 @@ impl Server {
     }
 
     /// Ends sessions of an account and waits for them.
-    async fn end_account(
+    pub(crate) async fn end_account(
         self: &Arc<Self>,
         jid: &Jid,
         reason: Reason,

@@ -71,6 +71,8 @@ macro_rules! reasons {
         impl Reason {
             /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Their names, in the same order.
+            pub const NAMES: &'static [&'static str] = &[$($name,)*];
 
             /// The name on every face.
             #[must_use]
@@ -128,6 +130,8 @@ reasons! {
     PasswordChanged "password-changed" Reset "The password was changed; log in again";
     /// The peer broke the rules of the stream; the condition is its own.
     Protocol "protocol" UndefinedCondition "The stream broke a rule of the protocol";
+    /// Its account has another name now.
+    Renamed "renamed" Reset "This account has another name now; log in with that";
     /// Another session took its resource.
     Replaced "replaced" Conflict "Another session has taken this resource";
     /// A login that went on with an earlier session became part of that one.
@@ -232,6 +236,13 @@ impl End {
     #[must_use]
     pub fn peer(reason: Reason) -> Self {
         Self { actor: Actor::Peer, level: Level::Kick, ..Self::new(reason) }
+    }
+
+    /// The same with another stream error than the reason's own, and everything else as it is.
+    #[must_use]
+    pub fn with_condition(mut self, condition: StreamCondition) -> Self {
+        self.error = self.farewell().map(|error| StreamError { condition, ..error });
+        self
     }
 
     /// What the peer is told; nothing if it is the one who went.

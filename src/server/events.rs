@@ -1,15 +1,22 @@
 //! Changes of sessions as they happen, for whoever watches; and the sessions that ended last.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
+use wire::Mechanism;
 
 use crate::{
     Session,
+    client::ClientRef,
     clock::Millis,
     end::{Actor, EndRecord},
     id::{AccountId, SessionId},
+    session::Traffic,
 };
 
 /// What changed.
@@ -99,14 +106,48 @@ pub struct Past {
     pub id: SessionId,
     /// Its address, if it had one.
     pub jid: Option<wire::Jid>,
-    /// Whose it was.
+    /// Whose it was, if anybody's.
     pub account: Option<AccountId>,
-    /// Stanzas that it had taken in, if they were counted.
+    /// The client that it was a visit of, if that was known.
+    pub client: Option<ClientRef>,
+    /// How it had logged in.
+    pub mechanism: Option<Mechanism>,
+    /// What it had said it is.
+    pub software: Option<Arc<str>>,
+    /// From where it came.
+    pub address: IpAddr,
+    /// What went over it.
+    pub traffic: Sums,
+    /// Stanzas that it had taken in, if they were counted for it to be resumed.
     pub handled: Option<u32>,
     /// When the connection was made.
     pub created: Millis,
     /// How it ended.
     pub record: Arc<EndRecord>,
+}
+
+/// What went over a session in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Bytes read from the peer, after decryption.
+    pub rx_bytes: u64,
+    /// Bytes written to the peer, before encryption.
+    pub tx_bytes: u64,
+    /// Stanzas read.
+    pub rx_stanzas: u64,
+    /// Stanzas written.
+    pub tx_stanzas: u64,
+}
+
+impl From<&Traffic> for Sums {
+    fn from(traffic: &Traffic) -> Self {
+        Self {
+            rx_bytes: traffic.rx_bytes.load(Relaxed),
+            tx_bytes: traffic.tx_bytes.load(Relaxed),
+            rx_stanzas: traffic.rx_stanzas.load(Relaxed),
+            tx_stanzas: traffic.tx_stanzas.load(Relaxed),
+        }
+    }
 }
 
 /// The sessions that ended last, newest first; bounded, and lost when the server stops.
@@ -124,16 +165,23 @@ impl Recent {
         if session.identity().is_none() && !matches!(record.by, Actor::Admin(_)) {
             return;
         }
-        let mut ring = self.ring.lock();
-        ring.truncate(REMEMBERED - 1);
-        ring.push_front(Past {
+        let identity = session.identity();
+        let past = Past {
             id: session.id,
             jid: session.jid(),
-            account: session.identity().map(|me| me.account),
+            account: identity.as_ref().map(|me| me.account),
+            client: identity.as_ref().and_then(|me| me.client()),
+            mechanism: identity.as_ref().map(|me| me.mechanism),
+            software: session.software(),
+            address: session.address(),
+            traffic: Sums::from(&session.traffic),
             handled: session.mailbox.counts().map(|counts| counts.handled),
             created: session.created,
             record,
-        });
+        };
+        let mut ring = self.ring.lock();
+        ring.truncate(REMEMBERED - 1);
+        ring.push_front(past);
     }
 
     /// The tombstone of a session, if it is still remembered.

@@ -21,6 +21,8 @@ pub mod command;
 pub mod config;
 mod copies;
 pub mod deadlines;
+pub mod deletion;
+mod duplicate;
 pub mod end;
 pub mod epoch;
 pub mod events;
@@ -34,12 +36,14 @@ pub mod job;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
+pub mod notice;
 pub mod pace;
 pub mod plugin;
 pub mod policy;
 pub mod privacy;
 pub mod random;
 pub mod registry;
+pub mod rename;
 pub mod resumption;
 pub mod rights;
 mod router;
@@ -103,6 +107,8 @@ pub struct Server {
     pub events: Events,
     /// The sessions that ended last.
     pub recent: Recent,
+    /// Where the ids of sessions come from.
+    pub session_ids: id::SessionIds,
     /// When the server was put together.
     pub started: Millis,
     /// Grows when an account that exists changes; see [`login`].
@@ -117,6 +123,7 @@ pub struct Server {
     /// Long work under way.
     pub jobs: job::Jobs,
     pub(crate) throttle: throttle::Throttle,
+    pub(crate) rates: command::rate::Rates,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
     /// Where the pass over all accounts is; see [`privacy`].
@@ -155,6 +162,7 @@ const TABLES: &[&Table] = &[
     &client::book::HANDLES,
     &hibernation::HIBERNATING,
     &epoch::EPOCHS,
+    &rename::FORMER_NAMES,
     &schedule::SCHEDULE,
     &history::LAST_SEEN,
     &history::LOGIN,
@@ -216,6 +224,7 @@ impl Server {
             plugins,
             events: Events::default(),
             recent: Recent::default(),
+            session_ids: id::SessionIds::default(),
             started,
             accounts_epoch: AtomicU64::new(0),
             account_ids: id::AccountIds::default(),
@@ -227,6 +236,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),
             throttle,
+            rates: command::rate::Rates::default(),
             unauthed,
             notes: history::Notes::default(),
             walk: tokio::sync::Mutex::default(),

@@ -33,7 +33,6 @@ use crate::{
     epoch::Stamp,
     events::Change,
     hooks::{Flow, Moment},
-    id::SessionId,
     random,
     registry::{Bind, Login, Room},
     session::{Identity, Live},
@@ -145,10 +144,24 @@ impl Server {
         if self.stopping() {
             return Err(StreamError::new(StreamCondition::SystemShutdown));
         }
-        let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
         let cap = cap(self.config.limits.per_address);
-        let shed = match self.unauthed.admit(&session, &self.registry, cap) {
+        let mut drawn = 0;
+        let (session, admission) = loop {
+            let id = self.session_ids.draw();
+            let session = Arc::new(Session::new(id, peer, self.clock.now()));
+            let admission = self.unauthed.admit(&session, &self.registry, cap);
+            if !matches!(admission, Admission::Duplicate) || !self.draws_again(&session, drawn) {
+                break (session, admission);
+            }
+            drawn += 1;
+        };
+        let shed = match admission {
             Admission::Admitted { shed } => shed,
+            Admission::Duplicate => {
+                let text = "The server has no name for this session; try again";
+                let error = StreamError::new(StreamCondition::InternalServerError);
+                return Err(error.with_text(text));
+            }
             Admission::Crowded => {
                 tracing::info!(event = "server-full", address = %session.address());
                 let text = "The server has as many connections as it may";

@@ -130,20 +130,26 @@ impl Registry {
         usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 
-    /// Adds a new session, unless its address has `cap` already (0: no cap).
-    pub(crate) fn add(&self, session: Arc<Session>, cap: usize) -> bool {
+    /// Adds a new session, unless its address has `cap` already (0: no cap) or its id is another one's.
+    pub(crate) fn add(&self, session: Arc<Session>, cap: usize) -> Added {
         let address = peer_network(session.address());
         {
             let mut shard = self.addresses[self.shard(&address)].lock();
             let crowd = shard.entry(address).or_default();
             if cap > 0 && crowd.len() >= cap {
-                return false;
+                return Added::AddressFull;
             }
             crowd.push(session.clone());
         }
+        let mut shard = self.sessions[Self::id_shard(session.id)].write();
+        if shard.contains_key(&session.id) {
+            drop(shard);
+            crowd::remove(&mut self.addresses[self.shard(&address)].lock(), &address, &session);
+            return Added::Duplicate;
+        }
         self.counts[0].fetch_add(1, Ordering::Relaxed);
-        self.sessions[Self::id_shard(session.id)].write().insert(session.id, session);
-        true
+        shard.insert(session.id, session);
+        Added::There
     }
 
     /// Shards of the id index are ranges of ids, so that shard after shard is in order of ids.
@@ -623,6 +629,17 @@ impl Registry {
         counts.hibernating = self.hibernating.load(Ordering::Relaxed);
         counts
     }
+}
+
+/// How a new session was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// It is there.
+    There,
+    /// Its address has as many as it may.
+    AddressFull,
+    /// Another one has its id.
+    Duplicate,
 }
 
 /// How a login was entered.

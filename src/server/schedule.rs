@@ -150,7 +150,7 @@ impl Server {
         let caller = self.caller_as(jid, &local).await?;
         // The name may be another account's by now.
         if caller.account().is_some_and(|me| me.id() == *id) {
-            return Ok(caller);
+            return Ok(caller.uncounted());
         }
         Err(CommandError::forbidden(format!("`{jid}` is not who scheduled this any more")))
     }

@@ -147,7 +147,7 @@ pub struct Identity {
     pub(crate) live: Mutex<Live>,
     /// The token dies when it is not used for so many seconds; a session that it opened uses it.
     pub inactive: Option<u64>,
-    /// When the use of the token was noted last.
+    /// When it was noted last that its client is there and its token in use.
     pub(crate) use_noted: AtomicU64,
     /// A resource that the token pins the session to.
     pub resource: Option<String>,
@@ -556,21 +556,6 @@ impl Identity {
     #[must_use]
     pub fn expires(&self) -> Option<Millis> {
         self.live.lock().expires
-    }
-
-    /// When it is time to note again that the token is in use; never, if that does not matter.
-    pub(crate) fn use_to_note_at(&self) -> Option<Millis> {
-        let interval = (self.inactive? / 10).max(1);
-        Some(Millis(self.use_noted.load(Ordering::Relaxed)).plus_seconds(interval))
-    }
-
-    /// The token, if that time has come; true once per interval.
-    pub(crate) fn use_to_note(&self, now: Millis) -> Option<TokenId> {
-        if self.use_to_note_at()? > now {
-            return None;
-        }
-        self.use_noted.store(now.0, Ordering::Relaxed);
-        self.token
     }
 }
 

@@ -2,7 +2,10 @@
 //! in [`deadlines`](crate::deadlines); no session has a timer of its own, and none is looked at
 //! before one of its deadlines may have come.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 
@@ -12,7 +15,7 @@ use crate::{
     end::{End, Reason},
     id::SessionId,
     policy::Effective,
-    session::Flags,
+    session::{Flags, Identity},
 };
 
 /// How late a deadline may be noticed.
@@ -24,6 +27,10 @@ const BATCH: usize = 64;
 /// How long others have after each of these steps, if more sessions are due: a step takes about as
 /// long. With a million that expire at the same instant the last one is half a minute late.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Seconds after which it is noted again, at the latest, that a client is there which dies unless it
+/// is seen; unless `clients.last_use` is longer.
+const SEEN: u64 = 3_600;
 
 impl Server {
     /// Ends overdue sessions until the server stops.
@@ -57,8 +64,8 @@ impl Server {
         ended
     }
 
-    /// Ends all sessions that are overdue by the server's clock, and notes the use of tokens by the
-    /// others. Gives the number of those that it ended. Takes no longer than there are sessions with
+    /// Ends all sessions that are overdue by the server's clock, and notes of the others which clients
+    /// are there and which tokens are in use. Gives the number of those that it ended. Takes no longer than there are sessions with
     /// a deadline in the time since the last call.
     pub fn sweep(self: &Arc<Self>) -> usize {
         let now = self.clock.now();
@@ -82,7 +89,7 @@ impl Server {
             return;
         }
         let next = self.deadlines_of(session).into_iter().map(|(at, _)| at);
-        let note = session.identity().and_then(|me| me.use_to_note_at());
+        let note = session.identity().and_then(|me| self.use_to_note_at(&me));
         if let Some(next) = next.chain(note).chain(self.answer_due(session)).min() {
             self.deadlines.arm(&session.armed, session.id, next, self.clock.now());
         }
@@ -116,9 +123,11 @@ impl Server {
             self.drop_connection(&session);
             return false;
         }
-        if let Some(token) = session.identity().and_then(|me| me.use_to_note(now)) {
-            let server = self.clone();
-            self.spawn(async move { server.note_token(token).await });
+        if let Some(me) = session.identity()
+            && self.use_to_note_at(&me).is_some_and(|at| at <= now)
+        {
+            me.use_noted.store(now.0, Relaxed);
+            self.note_presence(&me, now);
         }
         self.rearm(&session);
         false
@@ -128,6 +137,17 @@ impl Server {
     fn answer_due(&self, session: &Session) -> Option<Millis> {
         let asked = session.resumable()?.asked()?;
         Some(asked.plus_seconds(self.config.sessions.dead_after.get()?))
+    }
+
+    /// When it is time to note again that a session's client is there and its token in use: ten times
+    /// in the span after which they die unused, at least. Never, if neither does.
+    fn use_to_note_at(&self, me: &Identity) -> Option<Millis> {
+        let tenth = |span: u64| (span / 10).max(1);
+        let client = me.client().and_then(|_| me.policy().client_inactivity);
+        let granule = self.config.clients.last_use.get().unwrap_or(0);
+        let client = client.map(|span| tenth(span).min(granule.max(SEEN)));
+        let interval = client.into_iter().chain(me.inactive.map(tenth)).min()?;
+        Some(Millis(me.use_noted.load(Relaxed)).plus_seconds(interval))
     }
 
     /// Why a session has to end by now; at the very instant of a deadline it is over.

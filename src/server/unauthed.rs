@@ -11,7 +11,11 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{id::SessionId, registry::Registry, session::Session};
+use crate::{
+    id::SessionId,
+    registry::{Added, Registry},
+    session::Session,
+};
 
 /// Who has not logged in, oldest first.
 pub(crate) struct Unauthed {
@@ -41,6 +45,8 @@ pub(crate) enum Admission {
     },
     /// The server has as many as it may, and all of them have logged in.
     Crowded,
+    /// Another session has its id.
+    Duplicate,
 }
 
 impl Unauthed {
@@ -59,14 +65,17 @@ impl Unauthed {
     ) -> Admission {
         if self.cap == 0 {
             return match registry.add(session.clone(), per_address) {
-                true => Admission::Admitted { shed: None },
-                false => Admission::AddressFull,
+                Added::There => Admission::Admitted { shed: None },
+                Added::AddressFull => Admission::AddressFull,
+                Added::Duplicate => Admission::Duplicate,
             };
         }
         // Held until the new one is counted, and marked whoever goes for it.
         let mut state = self.state.lock();
-        if !registry.add(session.clone(), per_address) {
-            return Admission::AddressFull;
+        match registry.add(session.clone(), per_address) {
+            Added::There => {}
+            Added::AddressFull => return Admission::AddressFull,
+            Added::Duplicate => return Admission::Duplicate,
         }
         let taken = registry.counts().total.saturating_sub(state.leaving.len());
         let mut shed = None;

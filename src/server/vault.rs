@@ -15,7 +15,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use wire::{Mechanism, Token, TokenId};
+use wire::{Jid, Mechanism, Token, TokenId};
 
 use crate::{
     Server,
@@ -26,7 +26,9 @@ use crate::{
     epoch::{Epoch, InForce, Stamp},
     fast::Fast,
     id::GrantId,
+    notice::Notice,
     policy::Effective,
+    session::Identity,
     store::StoreError,
 };
 
@@ -385,7 +387,11 @@ impl Server {
                 jid: found.client.jid.clone(),
             }],
         };
-        self.audit(&alarm).await
+        let noted = self.audit(&alarm).await;
+        if let Ok(owner) = Jid::parse(&found.client.jid) {
+            self.notify_owner(&owner, Notice::TokenReused).await;
+        }
+        noted
     }
 
     /// Notes the use of a token and the client that has it, if what is stored is old enough, without
@@ -419,13 +425,17 @@ impl Server {
         });
     }
 
-    /// Notes that a session which a token opened is still there.
-    pub(crate) async fn note_token(&self, id: TokenId) {
-        match self.find_token(id).await {
-            Ok(Some(found)) => self.note_use(&found, None),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(event = "last-use-not-written", %error),
-        }
+    /// Notes that a session is still there, and with it its client and its token.
+    pub(crate) fn note_presence(&self, me: &Identity, now: Millis) {
+        let (Some(client), id) = (me.client(), me.token) else { return };
+        self.note_client(me.account, client.sid, move |client| {
+            client.seen = client.seen.max(Some(now));
+            if let Some((used, token)) = id.and_then(|id| client.token_mut(id)) {
+                *used = (*used).max(Some(now));
+                token.used = token.used.max(Some(now));
+            }
+            true
+        });
     }
 
     /// A token by its id.

@@ -10,6 +10,24 @@ const GERMAN: &[(&str, &str)] = &[
     ),
     ("All sessions were ended; log in again", "Alle Sitzungen wurden beendet; bitte neu anmelden"),
     (
+        "A token of this account that had been replaced was used again, perhaps by a thief; all that \
+         came from it is void",
+        "Ein Token dieses Kontos war ersetzt und wurde erneut benutzt, vielleicht von einem Dieb; alles, \
+         was daraus entstand, ist ungültig",
+    ),
+    (
+        "An administrator has changed what this account may do",
+        "Die Verwaltung hat geändert, was dieses Konto darf",
+    ),
+    (
+        "An administrator has ended all sessions of this account",
+        "Die Verwaltung hat alle Sitzungen dieses Kontos beendet",
+    ),
+    (
+        "An administrator has set another password for this account",
+        "Die Verwaltung hat für dieses Konto ein anderes Passwort gesetzt",
+    ),
+    (
         "A newer session has taken the place of this one",
         "Eine neuere Sitzung hat den Platz dieser Sitzung eingenommen",
     ),
@@ -28,6 +46,7 @@ const GERMAN: &[(&str, &str)] = &[
         "The credential of this session was revoked",
         "Die Zugangsdaten dieser Sitzung wurden widerrufen",
     ),
+    ("The password of this account was changed", "Das Passwort dieses Kontos wurde geändert"),
     ("The password was changed; log in again", "Das Passwort wurde geändert; bitte neu anmelden"),
     (
         "The role of this account changed; log in again",
@@ -52,6 +71,10 @@ const GERMAN: &[(&str, &str)] = &[
     (
         "This stream goes on over another connection",
         "Dieser Stream wird über eine andere Verbindung fortgesetzt",
+    ),
+    (
+        "This account has another name now; log in with that",
+        "Dieses Konto hat jetzt einen anderen Namen; bitte mit diesem anmelden",
     ),
     ("This account has been deleted", "Dieses Konto wurde gelöscht"),
     ("This account has been disabled", "Dieses Konto wurde gesperrt"),
@@ -114,16 +137,24 @@ pub fn translate(english: &str, lang: &str) -> Option<(&'static str, &'static st
     Some((text, lang))
 }
 
+/// An English sentence in all other languages that have it, with their names.
+pub fn translations(english: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    LANGUAGES
+        .iter()
+        .filter_map(move |(lang, _)| translate(english, lang).map(|(text, lang)| (lang, text)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::Over, end::Reason};
+    use crate::{client::Over, end::Reason, notice::Notice};
 
     #[test]
     fn ro_34_every_reason_has_words_in_every_language() {
         let reasons = Reason::ALL.iter().map(|reason| reason.text());
         let overs = Over::ALL.iter().map(|over| over.text());
-        for english in reasons.chain(overs) {
+        let notices = Notice::ALL.iter().map(|notice| notice.text());
+        for english in reasons.chain(overs).chain(notices) {
             for (lang, _) in LANGUAGES {
                 assert!(translate(english, lang).is_some(), "{lang}: {english}");
             }

@@ -33,6 +33,13 @@ pub async fn token_visit(server: &Arc<Server>, token: &str) -> Result<Arc<Sessio
     Ok(session)
 }
 
+/// The same, bound.
+pub async fn bound_by(server: &Arc<Server>, token: &str) -> Arc<Session> {
+    let session = token_visit(server, token).await.expect("is let in");
+    server.bind(&session, None).await.expect("is bound");
+    session
+}
+
 pub async fn leave(server: &Arc<Server>, session: &Arc<Session>) {
     server.end(session, End::peer(Reason::Closed));
     assert!(server.settled(session).await);
@@ -469,5 +476,87 @@ async fn b_20_what_is_known_of_a_client_grows_vaguer_with_time() {
         let client = clients(server, &account).await.remove(0);
         assert_eq!(client.address.as_deref(), address, "{days} days");
         assert_eq!(client.software.is_some(), software, "{days} days");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stays_is_noted_as_seen_and_does_not_lapse_meanwhile() {
+    for (by_token, last_use) in [(false, 60), (true, 60), (true, 86_400)] {
+        let world = World::start(|config| {
+            config.clients.inactivity = Span::days(1);
+            config.clients.last_use = Span::seconds(last_use);
+            config.tokens.last_use = Span::days(30);
+        })
+        .await;
+        let account = world.account("alice").await;
+        let server = &world.server;
+        let (_, token) = world.token(&account, None).await;
+        let session = match by_token {
+            true => bound_by(server, &token).await,
+            false => visit(server, "alice@localhost", "phone").await,
+        };
+        // It sends nothing at all for ten days.
+        let seen = async || clients(server, &account).await[usize::from(!by_token)].seen;
+        for _ in 0..240 {
+            world.clock.advance(3_600_000);
+            assert_eq!(server.sweep(), 0);
+            let now = world.clock.now();
+            eventually(async || {
+                seen().await.filter(|seen| now.seconds_since(*seen) < 8_640).map(drop)
+            })
+            .await;
+        }
+        if by_token {
+            // Its token lets in a second one, for its client is good.
+            leave(server, &token_visit(server, &token).await.expect("is let in")).await;
+        }
+        // Once it has gone, the clock runs.
+        leave(server, &session).await;
+        let last = seen().await.expect("was seen");
+        world.clock.advance(86_400_000 - world.clock.now().seconds_since(last) * 1_000);
+        let state = |client: &Client| {
+            client.state(&account, &server.policy_of(&account), world.clock.now())
+        };
+        assert_eq!(state(&clients(server, &account).await[usize::from(!by_token)]), "inactive");
+    }
+}
+
+#[tokio::test]
+async fn a_new_lifetime_of_clients_counts_for_the_sessions_that_are_there() {
+    const HOUR: u64 = 3_600_000;
+    for by_token in [false, true] {
+        let world = World::start(|_| {}).await;
+        let account = world.account("alice").await;
+        let server = &world.server;
+        let (_, token) = world.token(&account, None).await;
+        let session = match by_token {
+            true => bound_by(server, &token).await,
+            false => visit(server, "alice@localhost", "phone").await,
+        };
+        let set = async |span: Span| {
+            let jid = "alice@localhost".parse_jid();
+            let set = server.set_policy(&jid, |policy, _| policy.client_lifetime = Some(span));
+            set.await.expect("is stored");
+        };
+        world.clock.advance(HOUR);
+        set(Span::seconds(2 * 3_600)).await;
+        set(Span::seconds(4 * 3_600)).await;
+        world.clock.advance(3 * HOUR - 1);
+        assert_eq!((server.sweep(), session.alive()), (0, true), "the latest counts");
+        world.clock.advance(1);
+        assert_eq!(server.sweep(), 1);
+        assert_eq!(session.end_record().map(|record| record.reason), Some(Reason::TokenExpired));
+
+        // And one that is taken back gives all the time there is.
+        let account = world.account("bob").await;
+        let (_, token) = world.token(&account, None).await;
+        let session = bound_by(server, &token).await;
+        let jid = "bob@localhost".parse_jid();
+        for span in [Some(Span::seconds(100)), None] {
+            let set = server.set_policy(&jid, |policy, _| policy.client_lifetime = span);
+            set.await.expect("is stored");
+        }
+        world.clock.advance(1_000 * HOUR);
+        assert_eq!((server.sweep(), session.alive()), (0, true));
     }
 }

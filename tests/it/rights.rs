@@ -107,6 +107,8 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         | "token mint" | "token list" | "last" | "client list" | "grant list" | "policy show" => {
             json!({ "jid": jid })
         }
+        "user restore" => json!({ "jid": jid }),
+        "user rename" => json!({ "jid": jid, "new": "renamed@localhost" }),
         "policy set" => json!({ "jid": jid, "max-sessions": "2" }),
         "policy unset" => json!({ "jid": jid, "key": ["max_sessions"] }),
         "epoch raise" => json!({ "account": jid }),
@@ -554,8 +556,10 @@ async fn cve_2009_1595_an_account_reaches_no_other_by_naming_it() {
     let other = present(&world, "bob", "r").await;
     let caller = world.server.caller_of(&mine).await.expect("is there");
     for command in command::table() {
-        let own =
-            matches!(command.name, "session list" | "session watch" | "who" | "last" | "whoami");
+        let own = matches!(
+            command.name,
+            "session list" | "session recent" | "session watch" | "who" | "last" | "whoami"
+        );
         if own {
             continue;
         }

@@ -5,12 +5,15 @@ use std::{collections::HashSet, net::SocketAddr};
 
 use server::{
     config::{Conflict, Span},
+    end::{End, Reason},
+    id::SessionId,
     registry::Counts,
     session::Stage,
 };
 use wire::Mechanism;
 
 use crate::{
+    clients::eventually,
     dialogue::Chunks,
     world::{PASSWORD, ROSTER, START, World, assert_eventually, bind_request, enter, tended},
 };
@@ -326,4 +329,71 @@ async fn pr_19_a_request_to_bind_twice_at_once_binds_once() {
     client.expect("<iq type='result' id='bind'>…</iq>").await;
     client.expect("<iq type='error' id='bind' …>…</iq>").await;
     assert_eq!(world.server.registry.bound("alice@localhost").len(), 1);
+}
+
+/// A source of ids that gives these, one after the other, and then the last one for ever.
+fn draw(world: &World, ids: &'static [u128]) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    world.server.session_ids.draw_from(move || {
+        let index = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        SessionId(ids[index.min(ids.len() - 1)])
+    });
+}
+
+async fn alarms(world: &World) -> Vec<server::audit::Entry> {
+    let entries = world.server.audit_tail(100).await.expect("is read");
+    entries.into_iter().filter(|entry| entry.what == "duplicate session id").collect()
+}
+
+#[tokio::test]
+async fn ro_15_an_id_that_comes_twice_is_drawn_anew_with_an_alarm() {
+    // With a cap on all connections and without: there are two ways in.
+    for cap in [0, 100] {
+        let world = World::without_doors(&[], |config| config.limits.connections = cap);
+        draw(&world, &[7, 7, 7, 8, 8, 9]);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let ids: Vec<u128> = (0..3)
+            .map(|_| world.server.connect(peer).expect("is let in"))
+            .map(|session| session.id.0)
+            .collect();
+        assert_eq!(ids, [7, 8, 9]);
+        assert_eq!(world.server.registry.counts().total, 3);
+        let found = eventually(async || {
+            let found = alarms(&world).await;
+            (found.len() == 2).then_some(found)
+        })
+        .await;
+        let id = SessionId(8).to_string();
+        assert!(found.iter().any(|entry| entry.args["session"] == id.as_str()), "{found:?}");
+        assert!(found.iter().all(|entry| !entry.ok && entry.who == "server"));
+        // The end of one is not the end of another.
+        let first = world.server.registry.get(SessionId(7)).expect("is there");
+        world.server.end(&first, End::new(Reason::Kicked));
+        world.server.settle(&first).await;
+        assert_eq!(world.server.registry.counts().total, 2);
+        assert!(world.server.registry.get(SessionId(8)).is_some_and(|other| other.alive()));
+    }
+}
+
+#[tokio::test]
+async fn ro_15_an_id_that_comes_twice_is_refused_if_the_configuration_says_so_or_it_never_ends() {
+    use server::config::DuplicateIds::{Refuse, Retry};
+    for (policy, ids) in [(Refuse, &[7, 7, 8][..]), (Retry, &[7])] {
+        let world = World::without_doors(&[], |config| {
+            config.sessions.duplicate_ids = policy;
+            config.limits.per_address = 2;
+        });
+        draw(&world, ids);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let first = world.server.connect(peer).expect("is let in");
+        let refused = world.server.connect(peer).expect_err("is refused");
+        assert_eq!(refused.condition, wire::StreamCondition::InternalServerError);
+        assert!(first.alive());
+        assert_eq!(world.server.registry.counts().total, 1);
+        eventually(async || (alarms(&world).await.len() == 1).then_some(())).await;
+        if policy == Refuse {
+            // Whoever was refused takes up no room.
+            world.server.connect(peer).expect("has an id of its own");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use wire::TokenId;
+use wire::{Jid, TokenId};
 
 use super::{Client, ClientRef, Key, Tombstone};
 use crate::{
@@ -357,6 +357,37 @@ impl Server {
             Err(StoreError::Conflict) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What gives the clients of an account its new name, as long as nobody changes them meanwhile. Those
+    /// that have it already are left alone.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub(crate) async fn renamed_clients(
+        &self,
+        account: AccountId,
+        jid: &Jid,
+    ) -> Result<Batch, StoreError> {
+        let mut batch = Batch::new();
+        for row in self.store.rows(&CLIENTS, account.0, Range::all()).await? {
+            let mut client = Client::decode(&row.value)?;
+            if client.jid != jid.as_str() {
+                client.jid = jid.as_str().to_owned();
+                batch = batch.expect(&CLIENTS, account.0, row.key.clone(), Some(row.value)).put(
+                    &CLIENTS,
+                    account.0,
+                    row.key,
+                    client.encode(),
+                );
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Forgets what is known of an account's clients without storage, because all of it was changed.
+    pub(crate) fn forget_known_clients(&self, account: AccountId) {
+        self.known_clients.forget_all(account.0);
     }
 
     /// All rows that an account's clients have outside of the account's own.

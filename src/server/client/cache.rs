@@ -65,6 +65,13 @@ impl Cache {
         inner.clients.remove(&(owner, sid));
     }
 
+    /// Forgets all clients of an account, because they were changed.
+    pub(super) fn forget_all(&self, owner: Owner) {
+        let mut inner = self.inner.lock();
+        inner.version += 1;
+        inner.clients.retain(|(whose, _), _| *whose != owner);
+    }
+
     /// Forgets who comes back with this, because it is another one now.
     pub(super) fn forget_key(&self, owner: Owner, key: &Bytes) {
         let mut inner = self.inner.lock();

@@ -1,7 +1,7 @@
 //! One call of a command: admitted, run, audited. And what a command knows of its call: arguments,
 //! whom it may touch, and where its rows go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -12,14 +12,15 @@ use wire::Jid;
 use super::{
     Command, CommandError, Done, Reply, Shape, ValueKind,
     caller::{Acting, Caller, Reach, lacks},
-    find, network,
+    columns, find, network,
+    rate::Rated,
 };
 use crate::{
     Server, Session,
     account::{Account, Role},
     audit::{Entry, Subject},
     clock::Millis,
-    end::Actor,
+    end::{Actor, End},
     id::AccountId,
     rights::Right,
 };
@@ -45,7 +46,15 @@ pub struct Call {
     reach: Reach,
     /// The accounts that were touched, for the audit.
     subjects: Arc<Mutex<Vec<Subject>>>,
+    /// What ends once the caller has its answer.
+    afterwards: Afterwards,
 }
+
+/// Sessions that end once the caller has its answer, for it may hear it through one of them.
+type Afterwards = Arc<Mutex<Vec<(Arc<Session>, End)>>>;
+
+/// How long a caller may take to hear its answer.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// Runs a command by name: checks its arguments and whether the caller may, audits it, and sends
 /// everything, the end included, to `rows`.
@@ -56,12 +65,22 @@ pub async fn run(
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
 ) {
-    let reply = match perform(server, &caller, name, args, rows.clone()).await {
+    let afterwards = Afterwards::default();
+    let performed =
+        perform(server.clone(), &caller, name, args, rows.clone(), afterwards.clone()).await;
+    let reply = match performed {
         Ok(done) => Reply::Done(done),
         Err(error) => Reply::Failed(error),
     };
     // Nobody may listen any more; the outcome of a mutating command is in the audit then.
     let _ = rows.send(reply).await;
+    let last = std::mem::take(&mut *afterwards.lock());
+    if !last.is_empty() {
+        let _ = tokio::time::timeout(HEARING, rows.closed()).await;
+    }
+    for (session, end) in last {
+        server.end(&session, end);
+    }
 }
 
 async fn perform(
@@ -70,6 +89,7 @@ async fn perform(
     name: &str,
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
+    afterwards: Afterwards,
 ) -> Result<Done, CommandError> {
     let unknown = || CommandError::usage(format!("there is no command `{name}`"));
     let command = find(name).ok_or_else(unknown)?;
@@ -83,12 +103,21 @@ async fn perform(
         outcome,
         accounts,
     };
+    let rated = caller.account().map_or(Rated::Free, |acting| server.rate(acting, command));
+    if let Rated::Refused { error, first } = rated {
+        // The first one is enough: whoever asks too often is not to fill the audit.
+        if first {
+            written(&server, &entry(false, error.message.clone(), Vec::new())).await?;
+        }
+        return Err(error);
+    }
     // Read anew for every call: whoever has lost a right since has lost it here.
     let admitted = match server.renewed(caller).await {
         Ok(caller) => server.admit(&caller, command).map(|reach| (caller, reach)),
         Err(error) => Err(error),
     };
     let (caller, reach) = match admitted {
+        Ok((caller, _)) if matches!(rated, Rated::OnlyOwn(_)) => (caller, Reach::Own),
         Ok(admitted) => admitted,
         Err(refused) => {
             if command.mutates {
@@ -111,8 +140,13 @@ async fn perform(
         command,
         reach,
         subjects: subjects.clone(),
+        afterwards,
     };
-    let outcome = (command.run)(call).await;
+    let outcome = match ((command.run)(call).await, rated) {
+        // With what is its own it could have been done.
+        (Err(why), Rated::OnlyOwn(error)) if why.forbidden => Err(error),
+        (outcome, _) => outcome,
+    };
     let subjects = std::mem::take(&mut *subjects.lock());
     let audited = command.mutates
         || match caller.account() {
@@ -258,12 +292,24 @@ impl Call {
         Ok(())
     }
 
+    /// Ends a session once the caller has its answer: it may be the one that it calls from. What takes
+    /// away its rights has to be done by then.
+    pub(super) fn end_afterwards(&self, session: Arc<Session>, end: End) {
+        self.afterwards.lock().push((session, end));
+    }
+
     /// Notes an account that the call is about, for the audit.
     pub(super) fn note(&self, id: AccountId, jid: &str) {
         let mut subjects = self.subjects.lock();
         // Sorted: a command may be about very many.
-        if let Err(place) = subjects.binary_search_by_key(&id, |subject| subject.id) {
-            subjects.insert(place, Subject { id, jid: jid.into() });
+        match subjects.binary_search_by_key(&id, |subject| subject.id) {
+            Err(place) => subjects.insert(place, Subject { id, jid: jid.into() }),
+            // It may have another name since.
+            Ok(place) => {
+                if let Some(subject) = subjects.get_mut(place).filter(|known| known.jid != jid) {
+                    subject.jid = jid.into();
+                }
+            }
         }
     }
 
@@ -394,8 +440,8 @@ impl Call {
             .map_err(|why| CommandError::usage(format!("`{name}`: {why}")))
     }
 
-    /// Sends a row to the caller: the one place where rows leave, and where addresses are masked for
-    /// those who may see none but their own.
+    /// Sends a row to the caller: the one place where rows leave, where addresses are masked for those
+    /// who may see none but their own, and where nothing but the columns that were asked for stays.
     ///
     /// # Errors
     /// When nobody listens any more.
@@ -406,7 +452,17 @@ impl Call {
         {
             mask(&mut row);
         }
+        if let Some(names) = self.columns() {
+            row = names.filter_map(|name| row.remove_entry(name)).collect();
+        }
         self.send(Reply::Row(row)).await
+    }
+
+    /// The columns that were asked for, if some were.
+    fn columns(&self) -> Option<impl Iterator<Item = &str>> {
+        let args = self.command.args.iter();
+        let mut args = args.filter(|arg| matches!(arg.kind, ValueKind::Columns(_)));
+        Some(columns(self.text(args.next()?.name)?))
     }
 
     /// Tells the caller how far a long command is.

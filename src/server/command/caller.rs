@@ -44,6 +44,8 @@ pub struct Acting {
     rights: Rights,
     session: Option<SessionId>,
     via: Option<Arc<str>>,
+    /// Whether what it does counts for how much an account may do.
+    counts: bool,
 }
 
 /// Whose data a call may touch.
@@ -95,6 +97,15 @@ impl Caller {
         }
     }
 
+    /// The same for what was counted before, when it was planned.
+    #[must_use]
+    pub(crate) fn uncounted(mut self) -> Self {
+        if let Self::Account(acting) = &mut self {
+            acting.counts = false;
+        }
+        self
+    }
+
     /// The account that calls, if it is one.
     #[must_use]
     pub fn account(&self) -> Option<&Acting> {
@@ -135,6 +146,11 @@ impl Acting {
     #[must_use]
     pub fn narrowed(&self) -> bool {
         self.narrowed
+    }
+
+    /// Whether what it does counts for how much an account may do.
+    pub(super) fn counts(&self) -> bool {
+        self.counts
     }
 
     /// The session that it calls from.
@@ -196,7 +212,8 @@ impl Server {
         let roles = &self.config.roles;
         let rights = roles.rights(role) & roles.rights(account.role);
         let narrowed = role < account.role;
-        Caller::Account(Acting { id: account.id, jid, most, role, narrowed, rights, session, via })
+        let (id, counts) = (account.id, true);
+        Caller::Account(Acting { id, jid, most, role, narrowed, rights, session, via, counts })
     }
 
     /// The account of this id, under this address, as it is now.

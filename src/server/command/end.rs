@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use wire::Jid;
 
 use super::{
-    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, condition, row,
     select::{Selected, each_once, may_touch, select, selectors, withhold},
     session::{account_of, plural},
 };
@@ -21,8 +21,9 @@ use crate::{
     client::{Check, Client, Over, WayBack, book::Handle},
     clock::Millis,
     config::Span,
-    end::{End, Level, Outcome, Reason},
+    end::{Actor, End, Level, Outcome, Reason},
     id::{AccountId, SessionId},
+    notice::Notice,
     pace::Pace,
     rights::Right,
 };
@@ -35,6 +36,9 @@ macro_rules! options {
 }
 
 options! {
+    CONDITION "condition" Option ValueKind::Choice(condition::NAMES),
+        "With level `kick` or `end`: the stream error that the peers see, instead of \
+         `policy-violation`";
     REASON "reason" Option ValueKind::Text, "Words for the peers";
     LEVEL "level" Option ValueKind::Choice(Level::NAMES),
         "How far it goes: `kick`, `end` (if not said), `revoke`, `block` or `disable`";
@@ -62,7 +66,7 @@ pub const COMMANDS: &[Command] = &[Command {
               what was named), `block` also refuses those clients whatever they prove, `disable` \
               keeps their accounts from logging in. Credentials go first, connections last. The \
               answer names the ways back that are left.",
-    args: selectors![REASON, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
+    args: selectors![REASON, CONDITION, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
     mutates: true,
     right: Right::End,
     scope: Scope::Own,
@@ -91,6 +95,14 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     if call.text("for").is_some() && level != Level::Block {
         return Err(CommandError::usage("`--for` is how long a block holds")
             .hint("say `--level block`, or `--hold-off` for a short while"));
+    }
+    if call.text("condition").is_some() && level >= Level::Revoke {
+        return Err(CommandError::usage(format!(
+            "`--condition` does not go with `--level {}`: its peers are told that their credential \
+             is gone",
+            level.as_str()
+        ))
+        .hint("leave one of them out; `--reason` gives words to any level"));
     }
     let Selected { mut sessions, named } = select(&call).await?;
     let (withheld, refused) = withhold(&call, &mut sessions, rights(level)).await?;
@@ -326,16 +338,41 @@ async fn carry_out(
         Level::Block => Reason::Blocked,
         Level::Disable => Reason::AccountDisabled,
     };
+    let condition = call.text("condition").and_then(condition::parse);
     let request = |session: &Session| {
         let actor = call.actor(account_of(session));
-        End { level, actor, text: text.clone(), ..End::new(reason) }
+        let end = End { level, actor, text: text.clone(), ..End::new(reason) };
+        match condition {
+            Some(condition) => end.with_condition(condition),
+            None => end,
+        }
     };
     let fates = match call.value::<u32>("rate").and_then(Pace::per_second) {
         Some(pace) => at_pace(call, sessions, request, pace).await,
         None => at_once(call, sessions, request, &ending).await,
     };
+    notify_owners(call, level, &fates).await;
     let took = call.server.clock.now().0.saturating_sub(began.0);
     Ok(report(call, &fates, &withheld).await?.with("milliseconds", took))
+}
+
+/// Tells the owners of accounts that were named, and of which an administrator has left no session.
+/// Whoever ends what fits a description does not mean the owners.
+async fn notify_owners(call: &Call, level: Level, fates: &[Fate]) {
+    if !matches!(level, Level::End | Level::Revoke | Level::Block) {
+        return;
+    }
+    for jid in call.many("selector").filter_map(|jid| Jid::parse(jid).ok()).filter(Jid::is_bare) {
+        let ended = fates.iter().any(|(session, outcome)| {
+            matches!(outcome, Some(Outcome::Ended | Outcome::Lingering))
+                && session.identity().is_some_and(|me| {
+                    me.jid == jid && matches!(call.actor(Some(me.account)), Actor::Admin(_))
+                })
+        });
+        if ended && call.server.registry.of(jid.as_str()).is_empty() {
+            call.server.notify_owner(&jid, Notice::SessionsEnded).await;
+        }
+    }
 }
 
 /// What became of one session; none: it was spared, because it was called off.

@@ -5,13 +5,17 @@
 mod call;
 mod caller;
 mod client;
+mod condition;
 mod end;
 mod freeze;
 mod grant;
 mod history;
 mod job;
+mod leave;
 mod pattern;
 mod policy;
+pub(crate) mod rate;
+mod recent;
 mod select;
 mod server;
 mod session;
@@ -45,8 +49,10 @@ pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 /// All commands, in the order of the help.
 pub const CORE: &[&[Command]] = &[
     USER,
+    leave::COMMANDS,
     POLICY,
     SESSION,
+    recent::COMMANDS,
     WHOAMI,
     end::COMMANDS,
     freeze::COMMANDS,
@@ -145,6 +151,9 @@ pub enum ValueKind {
     Choice(&'static [&'static str]),
     /// A client id.
     Client,
+    /// Some of these names, with commas between them: the rows that are given have these fields, in
+    /// this order, and no others.
+    Columns(&'static [&'static str]),
     /// A CSV file that the face reads, or `-` for its standard input; sent as an array of rows
     /// (arrays of text). The face may send it in several calls and adds up the outcomes.
     CsvFile,
@@ -339,6 +348,12 @@ impl Arg {
             ValueKind::Choice(words) if !words.contains(&text) => {
                 Err(format!("`{text}` is none of {}", words.join(", ")))
             }
+            ValueKind::Columns(known) => {
+                columns(text).try_for_each(|name| match known.contains(&name) {
+                    true => Ok(()),
+                    false => Err(unknown_column(name, known)),
+                })
+            }
             ValueKind::Client => {
                 text.parse::<ClientId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
             }
@@ -370,6 +385,18 @@ impl Arg {
             | ValueKind::Text => Ok(()),
         };
         checked.map_err(|why| CommandError::usage(format!("`{}`: {why}", self.name)))
+    }
+}
+
+/// The names in a [`ValueKind::Columns`].
+pub fn columns(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim)
+}
+
+fn unknown_column(name: &str, known: &[&str]) -> String {
+    match crate::config::nearest_word(name, known) {
+        Some(near) => format!("there is no column `{name}`; the nearest is `{near}`"),
+        None => format!("there is no column `{name}`; there are {}", known.join(", ")),
     }
 }
 

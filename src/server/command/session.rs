@@ -6,11 +6,14 @@ use serde_json::{Map, Value};
 use wire::Jid;
 
 use super::{
-    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, pattern::Pattern, row,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind,
+    pattern::Pattern,
+    recent::{note_past, past_row},
+    row,
 };
 use crate::{
     Session,
-    events::{Change, Past},
+    events::Change,
     id::{AccountId, SessionId},
     registry,
     rights::Right,
@@ -22,6 +25,39 @@ pub(super) const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "i
 const PAGE: usize = 500;
 const COLUMNS: &[&str] =
     &["id", "jid", "stage", "since", "address", "tls", "mechanism", "software", "last_activity"];
+/// All that is known of a session, in the order of [`session_row`].
+const FIELDS: &[&str] = &[
+    "id",
+    "jid",
+    "stage",
+    "available",
+    "interested",
+    "ending",
+    "frozen",
+    "since",
+    "authed_since",
+    "address",
+    "port",
+    "ip_version",
+    "tls",
+    "cipher",
+    "mechanism",
+    "channel_binding",
+    "client",
+    "sid",
+    "grant",
+    "token",
+    "role",
+    "priority",
+    "show",
+    "software",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_stanzas",
+    "tx_stanzas",
+    "queued_bytes",
+    "last_activity",
+];
 
 pub(super) const STAGE: Arg = Arg {
     name: "stage",
@@ -57,6 +93,12 @@ pub const COMMANDS: &[Command] = &[
                 about: "Only those behind this session id",
                 form: Form::Option,
                 kind: ValueKind::Session,
+            },
+            Arg {
+                name: "columns",
+                about: "These columns, in this order, instead of the usual ones; in JSON too",
+                form: Form::Option,
+                kind: ValueKind::Columns(FIELDS),
             },
         ],
         mutates: false,
@@ -113,7 +155,11 @@ fn session_row(session: &Session) -> Map<String, Value> {
     use std::sync::atomic::Ordering::Relaxed;
     let identity = session.identity();
     let identity = identity.as_deref();
-    let (flags, tls) = (session.flags(), session.tls());
+    let (flags, tls, presence) = (session.flags(), session.tls(), session.presence());
+    let show = presence.as_ref().and_then(|presence| {
+        let show = presence.frame.root().child("show", wire::ns::CLIENT)?;
+        Some(show.text().into_owned())
+    });
     let traffic = &session.traffic;
     row! {
         "id": session.id.to_string(),
@@ -127,6 +173,7 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "authed_since": identity.map(|identity| identity.since.to_string()),
         "address": session.address().to_string(),
         "port": session.peer().port(),
+        "ip_version": if session.address().is_ipv4() { 4 } else { 6 },
         "tls": tls.as_ref().map(|tls| tls.version),
         "cipher": tls.as_ref().map(|tls| tls.cipher),
         "mechanism": identity.map(|identity| identity.mechanism.as_str()),
@@ -136,7 +183,8 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "grant": identity.and_then(|identity| identity.grant).map(|grant| grant.to_string()),
         "token": identity.and_then(|identity| identity.token).map(|token| token.to_string()),
         "role": identity.map(Identity::role),
-        "priority": session.presence().map(|presence| presence.priority),
+        "priority": presence.as_ref().map(|presence| presence.priority),
+        "show": show,
         "software": session.software(),
         "rx_bytes": traffic.rx_bytes.load(Relaxed),
         "tx_bytes": traffic.tx_bytes.load(Relaxed),
@@ -231,19 +279,9 @@ async fn show(call: Call) -> Result<Done, CommandError> {
             call.row(session_row(&session)).await?;
             return Ok(Done::said(""));
         }
-        if let Some(past) = past(&call, id).await? {
-            call.row(row! {
-                "id": past.id.to_string(),
-                "jid": past.jid.as_ref().map(Jid::as_str),
-                "stage": "ended",
-                "since": past.created.to_string(),
-                "ended": past.record.at.to_string(),
-                "reason": past.record.reason,
-                "level": past.record.level,
-                "by": past.record.by,
-                "text": past.record.text,
-            })
-            .await?;
+        if let Some(past) = call.server.recent.get(id).filter(|past| call.may_see(past.account)) {
+            note_past(&call, &past);
+            call.row(past_row(&call, &past)).await?;
             return Ok(Done::said(""));
         }
         return Ok(Done::nothing(format!("there is no session `{id}`")));
@@ -263,21 +301,6 @@ async fn show(call: Call) -> Result<Done, CommandError> {
         many => Err(CommandError::failed(format!("`{jid}` has {} sessions", many.len()))
             .hint("name one by its full JID or its id; `usher session list` shows them")),
     }
-}
-
-/// The tombstone of a session, if the caller may see it. It knows the name of its account only, which
-/// may be another's by now: one that is younger than the session is.
-async fn past(call: &Call, id: SessionId) -> Result<Option<Past>, CommandError> {
-    let Some(past) = call.server.recent.get(id) else { return Ok(None) };
-    let owner = match &past.jid {
-        Some(jid) => call.server.account(jid.bare_str()).await?,
-        None => None,
-    };
-    let owner = owner.filter(|owner| owner.created <= past.created);
-    if let Some(owner) = &owner {
-        call.note(owner.id, &owner.jid);
-    }
-    Ok(call.may_see(owner.map(|owner| owner.id)).then_some(past))
 }
 
 async fn count(call: Call) -> Result<Done, CommandError> {

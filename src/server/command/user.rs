@@ -14,7 +14,7 @@ use crate::{
     rights::Right,
 };
 
-const JID: Arg = Arg {
+pub(super) const JID: Arg = Arg {
     name: "jid",
     about: "The account's address, as in `alice@example.org`",
     form: Form::Required,
@@ -157,24 +157,16 @@ pub const COMMANDS: &[Command] = &[
         shape: Shape::Outcome(&[]),
         run: |call| stand(call, Standing::Enabled),
     },
-    Command {
-        name: "user delete",
-        about: "Delete an account with all that it has; ends its sessions",
-        details: "A later account of the same name inherits nothing.",
-        args: &[JID],
-        mutates: true,
-        right: Right::User,
-        scope: Scope::Others,
-        fresh: true,
-        shape: Shape::Outcome(&[]),
-        run: |call| Box::pin(delete(call)),
-    },
 ];
 
 impl From<AccountError> for CommandError {
     fn from(error: AccountError) -> Self {
         let hint = match &error {
             AccountError::Exists(_) => "`usher user password` sets another password",
+            AccountError::Former(_) => {
+                "it stands in rosters for whoever had it; choose another one, or give it back to it \
+                 with `usher user rename`"
+            }
             AccountError::Unknown(_) => "`usher user list` shows all accounts",
             AccountError::Unsuitable(..) => "domains are set under `[[host]]` in the configuration",
             AccountError::Store(_) => "see the server's log",
@@ -243,6 +235,10 @@ fn stand(call: Call, standing: Standing) -> Running {
         if let Standing::Role(role) = standing {
             call.may_give(role)?;
         }
+        if let Some(deletion) = account.deletion.filter(|_| standing == Standing::Enabled) {
+            let message = format!("`{jid}` is to be deleted at {}", deletion.at);
+            return Err(CommandError::failed(message).hint("`usher user restore` takes that back"));
+        }
         let actor = call.actor(Some(account.id));
         let ended = call.server.set_standing(&jid, standing, actor).await?;
         let what = match standing {
@@ -253,14 +249,6 @@ fn stand(call: Call, standing: Standing) -> Running {
         let message = format!("{what} `{jid}`, {}", sessions_ended(ended));
         Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
     })
-}
-
-async fn delete(call: Call) -> Result<Done, CommandError> {
-    let (jid, account) = target(&call, Right::User).await?;
-    let actor = call.actor(Some(account.id));
-    let ended = call.server.delete_account(&jid, actor).await?;
-    let message = format!("deleted `{jid}`, {}", sessions_ended(ended));
-    Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
 
 /// The end of a sentence.
@@ -355,6 +343,7 @@ fn account_row(call: &Call, account: &Account) -> serde_json::Map<String, Value>
         "enabled": !account.disabled,
         "sessions": call.server.registry.of(&account.jid).len(),
         "created": account.created.to_string(),
+        "deletion": account.deletion.map(|deletion| deletion.at.to_string()),
     }
 }
 

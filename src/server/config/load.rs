@@ -404,9 +404,15 @@ fn nearest(written: &DeValue<'_>, words: &[String]) -> String {
 impl Config {
     /// The group whose name somebody who wrote another may have meant.
     pub(crate) fn nearest_group(&self, written: &str) -> Option<&str> {
-        let near = self.group.iter().map(|group| (distance(written, &group.name), &*group.name));
-        near.min().filter(|(distance, _)| is_near(*distance, written)).map(|(_, name)| name)
+        let names: Vec<&str> = self.group.iter().map(|group| &*group.name).collect();
+        nearest_word(written, &names)
     }
+}
+
+/// Which of the words somebody who wrote another may have meant.
+pub(crate) fn nearest_word<'w>(written: &str, words: &[&'w str]) -> Option<&'w str> {
+    let near = words.iter().map(|word| (distance(written, word), *word)).min();
+    near.filter(|(distance, _)| is_near(*distance, written)).map(|(_, word)| word)
 }
 
 /// Whether so many changes to what was written are a slip rather than another word.

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use example::{example, reference};
+pub(crate) use load::nearest_word;
 pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub clients: Clients,
     /// Who has to go when something about an account changes.
     pub on: On,
+    /// How many commands an account may give.
+    pub commands: Commands,
     /// Policies for groups of accounts; `usher user group` puts accounts in.
     pub group: Vec<Group>,
     /// Bounds for `secret-token:` credentials.
@@ -79,6 +82,7 @@ impl Default for Config {
             sessions: Sessions::default(),
             clients: Clients::default(),
             on: On::default(),
+            commands: Commands::default(),
             group: Vec::new(),
             tokens: Tokens::default(),
             roles: Roles::default(),
@@ -293,6 +297,10 @@ pub struct Sessions {
     /// When a client asks for a resource that another session of its account has: `replace` ends the
     /// older one, `refuse` denies the newer one, `rename` gives the newer one a name of its own.
     pub conflict: Conflict,
+    /// When the id that was drawn for a session is another one's, which cannot happen unless randomness
+    /// is broken: `retry` draws another one, `refuse` turns the connection away. Either way there is an
+    /// alarm in the log and the audit.
+    pub duplicate_ids: DuplicateIds,
     /// A session that has sent no stanza for this long is ended. `off`: never.
     pub inactivity: Span,
     /// A session this old is ended, however active. `off`: never.
@@ -323,6 +331,7 @@ impl Default for Sessions {
     fn default() -> Self {
         Self {
             conflict: Conflict::Replace,
+            duplicate_ids: DuplicateIds::Retry,
             inactivity: Span::OFF,
             lifetime: Span::OFF,
             pings_count: false,
@@ -334,6 +343,16 @@ impl Default for Sessions {
             close_wait: Span::seconds(5),
         }
     }
+}
+
+/// What happens when the id of a new session is another one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DuplicateIds {
+    /// The connection is turned away.
+    Refuse,
+    /// Another id is drawn.
+    Retry,
 }
 
 /// What happens when two sessions want the same resource.
@@ -405,17 +424,53 @@ impl Default for Clients {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct On {
+    /// Whether the owner of an account is told, by a message from its domain, that its password or role
+    /// was changed, that a token was used again that had been replaced, and that an administrator has
+    /// ended all its sessions.
+    pub notify: bool,
     /// The owner changes the password. Tokens from before are void unless nobody has to go.
     pub password_change: Who,
     /// An administrator sets another password. Tokens from before are void unless nobody has to go.
     pub password_reset: Who,
+    /// An administrator gives the account another name. All sessions of the old name end in any case;
+    /// clients stay. Grants from before are void, unless it is `nobody`: then `usher token rotate` gives
+    /// their tokens the new name, without which none opens anything.
+    pub rename: Who,
     /// An administrator gives the account another role. Whoever stays has the new role at once.
     pub role_change: Who,
 }
 
 impl Default for On {
     fn default() -> Self {
-        Self { password_change: Who::Others, password_reset: Who::All, role_change: Who::Nobody }
+        Self {
+            notify: true,
+            password_change: Who::Others,
+            password_reset: Who::All,
+            rename: Who::Others,
+            role_change: Who::Nobody,
+        }
+    }
+}
+
+/// How many commands an account may give, from whichever session or by `--as`. Whoever is at the admin
+/// socket as nobody else is not bound.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commands {
+    /// So many commands that change something within `period`. 0: any number.
+    pub changes: u32,
+    /// So many commands that only look at something within `period`. 0: any number.
+    pub views: u32,
+    /// Whoever has used up `changes` may still end sessions of the own account, so many times within
+    /// `period`: nobody is kept from throwing a thief out.
+    pub own_ends: u32,
+    /// See the others; counted from the first command. `off`: no such limits.
+    pub period: Span,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { changes: 60, views: 300, own_ends: 5, period: Span::seconds(60) }
     }
 }
 
