@@ -2,18 +2,20 @@
 //! about accounts, routing or storage; a connection asks the server.
 //!
 //! ```text
-//! Listener ──accept──► Conn (one task, one hand-written future per connection)
-//!                       │  read ► scanner ► Stream::step ► effects
-//!                       │  waiting: one question to the server at a time; pauses reading
-//!                       └─ mailbox ► outbox ► vectored write
+//! Listener ──accept──► Entry ──► Conn (one task, one hand-written future per connection)
+//!                     (proxy)    │  read ► scanner ► Stream::step ► effects
+//!                                │  waiting: one question to the server at a time; pauses reading
+//!                                └─ mailbox ► outbox ► vectored write
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod conn;
+mod entry;
 mod listener;
 mod outbox;
 mod pace;
+mod proxy;
 pub mod tls;
 mod transport;
 

@@ -7,15 +7,11 @@ use std::{
     time::Duration,
 };
 
-use server::{Server, random};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
-use wire::stream::{Settings, Stream};
+use server::Server;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
 
-use crate::{
-    conn::{Conn, Shared, serve},
-    tls::Tls,
-};
+use crate::{entry::Entry, tls::Tls};
 
 /// Connections that the kernel keeps while none is accepted.
 const BACKLOG: i32 = 4096;
@@ -107,43 +103,16 @@ impl Listener {
 
     /// Takes in connections until the task is dropped.
     pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
-        let config = &server.config;
-        let settings = Arc::new(Settings {
-            hosts: server.hosts.clone(),
-            starttls: self.door == Door::C2s,
-            tls_required: config.tls.required,
-            attempts: config.auth.attempts,
-            features: server.registrations.stream_features.clone(),
-        });
-        let shared = Arc::new(Shared { server, settings, tls });
+        let entry = Arc::new(Entry::new(self.door, server, tls));
         loop {
             match self.socket.accept().await {
-                Ok((tcp, peer)) => self.take_in(&shared, tcp, peer),
+                Ok((tcp, peer)) => entry.take(tcp, peer),
                 Err(error) => {
                     // Out of descriptors or memory: those who wait are not lost, and others leave.
                     tracing::warn!(event = "accept-failed", %error);
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
-        }
-    }
-
-    fn take_in(&self, shared: &Arc<Shared>, tcp: TcpStream, peer: SocketAddr) {
-        if let Err(error) = tune(&tcp) {
-            tracing::debug!(event = "socket-options", %error);
-        }
-        match shared.server.connect(peer) {
-            Ok(session) => {
-                let direct = self.door == Door::C2sTls;
-                tokio::spawn(serve(Conn::new(shared.clone(), session, tcp, direct)));
-            }
-            Err(error) if self.door == Door::C2s => {
-                let mut stream = Stream::new(shared.settings.clone(), None);
-                let last = stream.farewell(Some(&error), &mut random::text);
-                // A courtesy: it fits into the empty send buffer, or the peer learns nothing.
-                let _ = tcp.try_write(&last);
-            }
-            Err(_) => {}
         }
     }
 }
@@ -163,17 +132,4 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
-}
-
-/// Small stanzas leave at once; a peer that is gone is noticed within minutes.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(120))
-        .with_interval(Duration::from_secs(20))
-        .with_retries(3);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(tcp).set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
-    Ok(())
 }

@@ -29,6 +29,7 @@ mod kills;
 mod lists;
 mod matrix;
 mod pace;
+mod proxy;
 mod rights;
 mod rivals;
 mod rodauth;

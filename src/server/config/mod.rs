@@ -9,6 +9,7 @@ mod span;
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
 use crate::{
+    command::network,
     policy::{AtLimit, NewClients, Policy},
     rights::{Right, Rights},
 };
@@ -135,11 +137,32 @@ pub struct Listen {
     pub c2s: Vec<String>,
     /// Clients that start with TLS at once (XEP-0368).
     pub c2s_tls: Vec<String>,
+    /// Balancers in front of the server: addresses, or networks as in `10.0.0.0/24`. A connection from
+    /// there must begin with a PROXY header (HAProxy's protocol, version 1 or 2) and counts as coming
+    /// from the address in it. Whoever is in one of these networks can say to be anybody.
+    pub proxies: Vec<String>,
+    /// Whether a client that spoke TLS to such a balancer, by the word of version 2, counts as
+    /// encrypted, on either door, without TLS of our own. The way from the balancer to here must be
+    /// protected by other means; TLS older than 1.2 is refused.
+    pub proxies_tls: bool,
+}
+
+impl Listen {
+    /// [`proxies`](Self::proxies), parsed; what is no network was an error when the file was read.
+    #[must_use]
+    pub fn trusted(&self) -> Vec<IpNet> {
+        self.proxies.iter().filter_map(|text| network(text).ok()).collect()
+    }
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { c2s: vec!["[::]:5222".into()], c2s_tls: vec!["[::]:5223".into()] }
+        Self {
+            c2s: vec!["[::]:5222".into()],
+            c2s_tls: vec!["[::]:5223".into()],
+            proxies: Vec::new(),
+            proxies_tls: false,
+        }
     }
 }
 

@@ -1,0 +1,165 @@
+//! From an accepted socket to a connection that is served: socket options, the header of a trusted
+//! balancer, and the server's word on whether there is room.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use server::{Server, random, session::TlsInfo};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use wire::stream::{Settings, Stream, TlsUp};
+
+use crate::{
+    conn::{Conn, Shared, serve},
+    listener::Door,
+    proxy::{Header, ProxyError, Reader, Version},
+    tls::Tls,
+};
+
+/// How long a balancer may take for its header: a lost packet is sent again within it.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// What all connections of a door are taken in by.
+pub(crate) struct Entry {
+    shared: Arc<Shared>,
+    /// The connection starts with TLS.
+    direct: bool,
+    /// Balancers, whose word on their clients counts.
+    trusted: Vec<IpNet>,
+    /// Their word on TLS counts too.
+    trusted_tls: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(door: Door, server: Arc<Server>, tls: Arc<Tls>) -> Self {
+        let config = &server.config;
+        let settings = Arc::new(Settings {
+            hosts: server.hosts.clone(),
+            starttls: door == Door::C2s,
+            tls_required: config.tls.required,
+            attempts: config.auth.attempts,
+            features: server.registrations.stream_features.clone(),
+        });
+        Self {
+            direct: door == Door::C2sTls,
+            trusted: config.listen.trusted(),
+            trusted_tls: config.listen.proxies_tls,
+            shared: Arc::new(Shared { server, settings, tls }),
+        }
+    }
+
+    /// Takes in a connection; never waits.
+    pub(crate) fn take(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        if let Err(error) = tune(&tcp) {
+            tracing::debug!(event = "socket-options", %error);
+        }
+        let address = peer.ip().to_canonical();
+        if self.trusted.iter().any(|network| network.contains(&address)) {
+            tokio::spawn(self.clone().take_proxied(tcp, peer));
+        } else {
+            self.admit(tcp, peer, None);
+        }
+    }
+
+    /// The same for a balancer: waits for what it says of its client.
+    async fn take_proxied(self: Arc<Self>, mut tcp: TcpStream, balancer: SocketAddr) {
+        let header = match timeout(HEADER_TIME, header(&mut tcp)).await {
+            Ok(Ok(header)) => header,
+            Ok(Err(HeaderError::Nothing)) => {
+                return tracing::debug!(event = "proxy-looked-in", %balancer);
+            }
+            Ok(Err(error)) => return refused(balancer, &error),
+            Err(_) => return refused(balancer, &HeaderError::Slow),
+        };
+        let tls = match header.tls.filter(|_| self.trusted_tls).map(by_proxy).transpose() {
+            Ok(tls) => tls,
+            Err(error) => return refused(balancer, &error),
+        };
+        self.admit(tcp, header.client.unwrap_or(balancer), tls);
+    }
+
+    fn admit(&self, tcp: TcpStream, peer: SocketAddr, by_proxy: Option<(TlsInfo, TlsUp)>) {
+        let shared = &self.shared;
+        match shared.server.connect(peer) {
+            Ok(session) => {
+                let (info, up) = by_proxy.unzip();
+                if let Some(info) = info {
+                    session.set_tls(info);
+                }
+                tokio::spawn(serve(Conn::new(shared.clone(), session, tcp, self.direct, up)));
+            }
+            // A courtesy: it fits into the empty send buffer, or the peer learns nothing.
+            Err(error) if !self.direct || by_proxy.is_some() => {
+                let mut stream = Stream::new(shared.settings.clone(), None);
+                let _ = tcp.try_write(&stream.farewell(Some(&error), &mut random::text));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Why a balancer's connection is closed.
+#[derive(Debug, thiserror::Error)]
+enum HeaderError {
+    #[error("it closed before its header was whole")]
+    CutOff,
+    #[error(transparent)]
+    Header(#[from] ProxyError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It only looked whether we are there.
+    #[error("it closed without a word")]
+    Nothing,
+    #[error("its client's TLS is older than 1.2, or not known")]
+    OldTls,
+    #[error("its header took longer than {} s", HEADER_TIME.as_secs())]
+    Slow,
+}
+
+fn refused(balancer: SocketAddr, error: &HeaderError) {
+    tracing::warn!(event = "proxy-header-refused", %balancer, %error);
+}
+
+/// Reads the header and not one byte more: what follows may be for TLS.
+async fn header(tcp: &mut TcpStream) -> Result<Header, HeaderError> {
+    let mut reader = Reader::default();
+    let mut buffer = [0; 512];
+    loop {
+        let seen = tcp.peek(&mut buffer).await?;
+        let seen = buffer.get_mut(..seen).unwrap_or_default();
+        if seen.is_empty() {
+            let nothing = reader.is_empty();
+            return Err(if nothing { HeaderError::Nothing } else { HeaderError::CutOff });
+        }
+        let (used, header) = reader.feed(seen)?;
+        tcp.read_exact(seen.get_mut(..used).unwrap_or_default()).await?;
+        if let Some(header) = header {
+            return Ok(header);
+        }
+    }
+}
+
+/// Encryption that ends at the balancer: there is nothing that a login could be bound to.
+fn by_proxy(version: Version) -> Result<(TlsInfo, TlsUp), HeaderError> {
+    let (name, number) = match version {
+        Version::Tls12 => ("TLSv1.2", Some(0x0303)),
+        Version::Tls13 => ("TLSv1.3", Some(0x0304)),
+        Version::Unsaid => ("TLS", None),
+        Version::Other => return Err(HeaderError::OldTls),
+    };
+    let info = TlsInfo { version: name, cipher: "by proxy" };
+    Ok((info, TlsUp { version: number, ..TlsUp::default() }))
+}
+
+/// Small stanzas leave at once; a peer that is gone is noticed within minutes.
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(120))
+        .with_interval(Duration::from_secs(20))
+        .with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
+    Ok(())
+}
