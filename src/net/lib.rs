@@ -12,6 +12,7 @@
 
 mod conn;
 mod entry;
+pub mod inherited;
 mod listener;
 mod outbox;
 mod pace;
@@ -19,5 +20,6 @@ mod proxy;
 pub mod tls;
 mod transport;
 
+pub use inherited::Inherited;
 pub use listener::{Door, ListenError, Listener};
 pub use tls::Tls;

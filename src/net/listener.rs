@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use server::Server;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::{entry::Entry, tls::Tls};
+use crate::{entry::Entry, inherited::Kept, tls::Tls};
 
 /// Connections that the kernel keeps while none is accepted.
 const BACKLOG: i32 = 4096;
@@ -50,6 +51,27 @@ pub enum ListenError {
         /// The key in `[listen]`.
         key: &'static str,
     },
+    /// Something was passed on to the server that it cannot listen on.
+    #[error(
+        "what was passed on to the server as `{name}` is no listening TCP socket: {error}; hint: \
+         correct `ListenStream=` in the socket unit"
+    )]
+    NotListening {
+        /// As it was passed on.
+        name: String,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// A socket was passed on to the server that nothing is configured for.
+    #[error(
+        "a socket for {address} was passed on to the server, but it is not configured to listen \
+         there; hint: add the address to `listen.c2s` or `listen.c2s_tls`, or take it out of the \
+         socket unit"
+    )]
+    NotWanted {
+        /// Where the socket listens.
+        address: SocketAddr,
+    },
     /// Anything else.
     #[error("cannot listen on {address}: {error}; hint: check `listen.{key}`")]
     Io {
@@ -87,6 +109,25 @@ impl Listener {
             }
             Err(error) => Err(ListenError::Io { address, key: door.key(), error }),
         }
+    }
+
+    /// Takes over a socket that listens already.
+    pub(crate) fn inherit(
+        door: Door,
+        address: SocketAddr,
+        socket: std::net::TcpListener,
+    ) -> Result<Self, ListenError> {
+        let failed = |error| ListenError::Io { address, key: door.key(), error };
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket: TcpListener::from_std(socket).map_err(failed)?, door })
+    }
+
+    /// Keeps the socket open beyond the life of the listener.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn keep(&self) -> io::Result<Kept> {
+        Ok(Kept::new(self.socket.as_fd().try_clone_to_owned()?, self.door))
     }
 
     /// The address as bound, with the real port.

@@ -41,6 +41,7 @@ pub mod rights;
 mod router;
 pub mod schedule;
 pub mod session;
+pub mod stop;
 pub mod store;
 mod sweeper;
 mod throttle;
@@ -119,8 +120,8 @@ pub struct Server {
     pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
     /// Plugins' own state about this server.
     slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
-    /// Tells the main program that an administrator asked it to stop.
-    pub stop: tokio::sync::Notify,
+    /// Tells the main program that somebody asked it to stop.
+    pub stop: stop::Stop,
 }
 
 /// Why a server could not be put together.
@@ -226,7 +227,7 @@ impl Server {
             notes: history::Notes::default(),
             walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),
-            stop: tokio::sync::Notify::new(),
+            stop: stop::Stop::default(),
         }))
     }
 

@@ -1,4 +1,4 @@
-//! `usher status`, `stop`, `backup`, `audit`, `plugin list`: the server as a whole.
+//! `usher status`, `stop`, `restart`, `backup`, `audit`, `plugin list`: the server as a whole.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::{
     Acting, Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
     user::unknown,
 };
-use crate::{audit::Entry, rights::Right};
+use crate::{audit::Entry, rights::Right, stop::Wish};
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -36,6 +36,21 @@ pub const COMMANDS: &[Command] = &[
         fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(stop(call)),
+    },
+    Command {
+        name: "restart",
+        about: "Start the server anew, as SIGUSR2 does: nobody who connects meanwhile is refused",
+        details: "Ends every session as `stop` does, and then becomes the program that is at its place \
+                  now, an upgraded one as well as the same, with the configuration as it is now. The \
+                  process and its listening sockets stay. What would keep it from starting is looked \
+                  for before anybody is told.",
+        args: &[],
+        mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(restart(call)),
     },
     Command {
         name: "backup",
@@ -177,8 +192,16 @@ async fn status(call: Call) -> Result<Done, CommandError> {
 }
 
 async fn stop(call: Call) -> Result<Done, CommandError> {
-    call.server.stop.notify_one();
+    call.server.stop.ask(Wish::Stop);
     Ok(Done::said("the server is stopping"))
+}
+
+async fn restart(call: Call) -> Result<Done, CommandError> {
+    call.server.restart().await.map_err(|why| match why.split_once("; hint: ") {
+        Some((what, hint)) => CommandError::failed(what).hint(hint),
+        None => CommandError::failed(why),
+    })?;
+    Ok(Done::said("the server starts anew"))
 }
 
 async fn backup(call: Call) -> Result<Done, CommandError> {
