@@ -5,12 +5,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use server::{Server, random, session::TlsInfo};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use wire::stream::{Settings, Stream, TlsUp};
 
 use crate::{
     conn::{Conn, Shared, serve},
+    keepalive::Keepalive,
     listener::Door,
     proxy::{Header, ProxyError, Reader, Version},
     tls::Tls,
@@ -28,6 +28,7 @@ pub(crate) struct Entry {
     trusted: Vec<IpNet>,
     /// Their word on TLS counts too.
     trusted_tls: bool,
+    keepalive: Keepalive,
 }
 
 impl Entry {
@@ -44,13 +45,14 @@ impl Entry {
             direct: door == Door::C2sTls,
             trusted: config.listen.trusted(),
             trusted_tls: config.listen.proxies_tls,
+            keepalive: Keepalive::new(&config.sessions),
             shared: Arc::new(Shared { server, settings, tls }),
         }
     }
 
     /// Takes in a connection; never waits.
     pub(crate) fn take(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
-        if let Err(error) = tune(&tcp) {
+        if let Err(error) = self.keepalive.tune(&tcp) {
             tracing::debug!(event = "socket-options", %error);
         }
         let address = peer.ip().to_canonical();
@@ -149,17 +151,4 @@ fn by_proxy(version: Version) -> Result<(TlsInfo, TlsUp), HeaderError> {
     };
     let info = TlsInfo { version: name, cipher: "by proxy" };
     Ok((info, TlsUp { version: number, ..TlsUp::default() }))
-}
-
-/// Small stanzas leave at once; a peer that is gone is noticed within minutes.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(120))
-        .with_interval(Duration::from_secs(20))
-        .with_retries(3);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(tcp).set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
-    Ok(())
 }

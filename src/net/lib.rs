@@ -13,6 +13,7 @@
 mod conn;
 mod entry;
 pub mod inherited;
+mod keepalive;
 mod listener;
 mod outbox;
 mod pace;

@@ -331,6 +331,14 @@ pub struct Sessions {
     /// How long a client may take to close its side once it has been told that its session is over,
     /// before the connection is cut.
     pub close_wait: Span,
+    /// How long bytes may stay unacknowledged by the client's kernel before the connection counts as
+    /// lost and they are delivered like to an absent client. `off`: as long as the system likes,
+    /// mostly a quarter of an hour.
+    pub dead_after: Span,
+    /// A connection that was idle for this long is asked by the kernel whether its client is there;
+    /// one that is gone is noticed within this and `dead_after` together. The client's software is not
+    /// troubled, only its network. `off`: it is not asked.
+    pub keepalive: Span,
 }
 
 impl Default for Sessions {
@@ -343,6 +351,8 @@ impl Default for Sessions {
             max_sessions: 0,
             at_limit: AtLimit::Refuse,
             close_wait: Span::seconds(5),
+            dead_after: Span::seconds(60),
+            keepalive: Span::seconds(120),
         }
     }
 }
