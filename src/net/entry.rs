@@ -1,10 +1,15 @@
-//! From an accepted socket to a connection that is served: socket options, the header of a trusted
-//! balancer, and the server's word on whether there is room.
+//! From an accepted socket to a connection that is served: the budget of its address, socket options,
+//! the header of a trusted balancer, and the server's word on whether there is room.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
-use server::{Server, random, session::TlsInfo};
+use server::{Server, budget::Verdict, random, session::TlsInfo};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use wire::stream::{Settings, Stream, TlsUp};
 
@@ -52,11 +57,15 @@ impl Entry {
 
     /// Takes in a connection; never waits.
     pub(crate) fn take(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let address = peer.ip().to_canonical();
+        let proxied = self.trusted.iter().any(|network| network.contains(&address));
+        if !proxied && !self.within_budget(address) {
+            return;
+        }
         if let Err(error) = self.keepalive.tune(&tcp) {
             tracing::debug!(event = "socket-options", %error);
         }
-        let address = peer.ip().to_canonical();
-        if self.trusted.iter().any(|network| network.contains(&address)) {
+        if proxied {
             tokio::spawn(self.clone().take_proxied(tcp, peer));
         } else {
             self.admit(tcp, peer, None);
@@ -77,7 +86,22 @@ impl Entry {
             Ok(tls) => tls,
             Err(error) => return refused(balancer, &error),
         };
-        self.admit(tcp, header.client.unwrap_or(balancer), tls);
+        // The balancer's own connections are its operator's business.
+        if header.client.is_none_or(|client| self.within_budget(client.ip())) {
+            self.admit(tcp, header.client.unwrap_or(balancer), tls);
+        }
+    }
+
+    /// Whether an address may open another connection now. If not, it is closed without a word: that
+    /// is all it costs.
+    fn within_budget(&self, address: IpAddr) -> bool {
+        let server = &self.shared.server;
+        match server.connects.take(address, server.clock.now()) {
+            Verdict::Within => return true,
+            Verdict::First => tracing::info!(event = "connects-too-fast", %address),
+            Verdict::Beyond => {}
+        }
+        false
     }
 
     fn admit(&self, tcp: TcpStream, peer: SocketAddr, by_proxy: Option<(TlsInfo, TlsUp)>) {

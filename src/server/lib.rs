@@ -14,6 +14,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod budget;
 pub mod change;
 pub mod client;
 pub mod clock;
@@ -113,6 +114,8 @@ pub struct Server {
     pub(crate) stopping: AtomicBool,
     /// Long work under way.
     pub jobs: job::Jobs,
+    /// New connections, by address.
+    pub connects: budget::Budget,
     pub(crate) throttle: throttle::Throttle,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
@@ -199,6 +202,7 @@ impl Server {
         let started = clock.now();
         let throttle = throttle::Throttle::new(&config.auth);
         let unauthed = unauthed::Unauthed::new(config.limits.connections);
+        let connects = budget::Budget::new(config.limits.connects_per_second);
         Ok(Arc::new(Self {
             config,
             hosts,
@@ -222,6 +226,7 @@ impl Server {
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),
+            connects,
             throttle,
             unauthed,
             notes: history::Notes::default(),

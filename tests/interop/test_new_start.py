@@ -33,6 +33,16 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+@pytest.fixture
+async def usher(tmp_path):
+    """With visitors who come as fast as they can."""
+    server = Usher(tmp_path, "[limits]\nconnects_per_second = 0\n")
+    await server.start()
+    yield server
+    assert await server.stop() == 0
+    assert not server.leaks()
+
+
 class Visitors:
     """Connect one after another for as long as they are here, and note how that goes."""
 

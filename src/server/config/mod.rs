@@ -247,6 +247,10 @@ pub struct Limits {
     /// Connections that one IPv4 address or IPv6 /64 network may have at once, logged in or not. 0: no
     /// cap.
     pub per_address: u32,
+    /// Connections that one IPv4 address or IPv6 /64 network may open per second, and four times as
+    /// many at once if it opened none for a while. Beyond it a new one is closed before anything is
+    /// done for it. Whole mobile networks share an address: keep it large. 0: no such limit.
+    pub connects_per_second: u32,
     /// Bound sessions that one account may have at once; as many again may have logged in and not bound
     /// a resource yet. One that replaces another does not count. 0: no cap.
     pub per_account: u32,
@@ -280,6 +284,7 @@ impl Default for Limits {
             },
             connections: 0,
             per_address: 200,
+            connects_per_second: 100,
             per_account: 30,
             mailbox_bytes: 4 << 20,
         }
