@@ -86,20 +86,26 @@ enum Left {
     Restarting(Vec<Kept>),
 }
 
-/// Signals that end a life, or begin another one.
+/// What the server listens to besides its clients.
 struct Signals {
     hangup: Signal,
+    stop: StopSignals,
+    user2: Signal,
+}
+
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    user2: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            stop: StopSignals {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+            },
             user2: signal(SignalKind::user_defined2())?,
         })
     }
@@ -138,7 +144,7 @@ async fn live_on(
     store: &SharedStore,
     inherited: Inherited,
     image: &Image,
-    mut signals: Signals,
+    signals: Signals,
 ) -> anyhow::Result<Left> {
     let keys = match config.storage {
         Storage::Memory => KeyRing::ephemeral(),
@@ -166,15 +172,15 @@ async fn live_on(
     tokio::spawn(server.clone().sweep_forever());
     tokio::spawn(server.clone().keep_schedule());
     tokio::spawn(server.clone().age_forever());
-    tokio::spawn(reload(signals.hangup, config.clone(), certificate));
-    tokio::spawn(restart_by(signals.user2, server.clone()));
+    let Signals { hangup, mut stop, user2 } = signals;
+    tokio::spawn(reload(hangup, config.clone(), certificate));
+    tokio::spawn(restart_by(user2, server.clone()));
     tokio::spawn(notify::watchdog());
     greet(&server).await?;
     notify::ready();
 
     let mut wish = tokio::select! {
-        _ = signals.terminate.recv() => Wish::Stop,
-        _ = signals.interrupt.recv() => Wish::Stop,
+        () = told_to_stop(&mut stop, &server) => Wish::Stop,
         wish = server.stop.asked() => wish,
     };
     if wish == Wish::Restart {
@@ -184,21 +190,35 @@ async fn live_on(
     } else {
         notify::stopping();
     }
+    if let Wish::MoveTo(elsewhere, pace) = &wish {
+        tokio::select! {
+            () = server.move_clients(elsewhere, *pace) => {}
+            () = told_to_stop(&mut stop, &server) => {}
+        }
+    }
     let mut drain = pin!(server.shutdown());
     loop {
         tokio::select! {
             () = &mut drain => break,
-            _ = signals.terminate.recv() => wish = Wish::Stop,
-            _ = signals.interrupt.recv() => wish = Wish::Stop,
+            () = told_to_stop(&mut stop, &server), if wish == Wish::Restart => wish = Wish::Stop,
         }
     }
     // The one who asked for the stop hears how it went; then nobody writes any more.
     drop(drained);
     let _ = administration.await;
     Ok(match wish {
-        Wish::Stop => Left::Stopped,
+        Wish::MoveTo(..) | Wish::Stop => Left::Stopped,
         Wish::Restart => Left::Restarting(sockets),
     })
+}
+
+/// Ready when a plain stop is asked for, in whichever way.
+async fn told_to_stop(signals: &mut StopSignals, server: &Server) {
+    tokio::select! {
+        _ = signals.interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        () = server.stop.asked_to_stop() => {}
+    }
 }
 
 /// SIGUSR2: starts anew; what is in the way is said, and nothing happens.

@@ -124,7 +124,7 @@ impl Server {
     /// connections as it may, or the server has and all of them have logged in.
     pub fn connect(self: &Arc<Self>, peer: SocketAddr) -> Result<Arc<Session>, StreamError> {
         if self.stopping() {
-            return Err(StreamError::new(StreamCondition::SystemShutdown));
+            return Err(self.stop.farewell());
         }
         let session = Arc::new(Session::new(SessionId::random(), peer, self.clock.now()));
         let cap = cap(self.config.limits.per_address);

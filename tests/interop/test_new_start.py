@@ -1,4 +1,4 @@
-"""A new start in place, and sockets that somebody else has bound.
+"""A new start in place, clients that are sent elsewhere, and sockets that somebody else has bound.
 
 Whoever connects while the server starts anew waits, and is refused by nobody.
 """
@@ -13,6 +13,7 @@ import sys
 import pytest
 
 import contract
+from raw import Raw
 from usher import BINARY, START, Usher
 
 HEADER = (
@@ -39,7 +40,8 @@ async def usher(tmp_path):
     server = Usher(tmp_path, "[limits]\nconnects_per_second = 0\n")
     await server.start()
     yield server
-    assert await server.stop() == 0
+    if server.running:
+        assert await server.stop() == 0
     assert not server.leaks()
 
 
@@ -268,3 +270,27 @@ async def test_a_socket_that_nothing_is_configured_for_is_an_error(tmp_path):
     assert f"127.0.0.1:{extra}" in text and "hint: " in text, text
     for one in sockets:
         one.close()
+
+
+async def test_clients_are_sent_elsewhere_when_the_server_stops(usher):
+    jid, password = await usher.account("alice")
+    here = [await Raw.bound(usher.door, jid, password, resource=f"r{i}") for i in range(3)]
+    for wrong in (["--move-to", "2001:db8::1"], ["--rate", "5"], ["--move-to", "b", "--rate", "0"]):
+        assert (await usher.cli("stop", *wrong)).status == contract.USAGE, wrong
+    await usher.ok("stop", "--move-to", "b.example:5222", "--rate", "1000")
+    for client in here:
+        assert ">b.example:5222</see-other-host>" in await client.rest()
+    assert await usher.gone() == 0
+
+
+async def test_a_signal_cuts_short_what_would_take_hours(usher):
+    jid, password = await usher.account("alice")
+    here = [await Raw.bound(usher.door, jid, password, resource=f"r{i}") for i in range(9)]
+    await usher.ok("stop", "--move-to", "b.example", "--rate", "1")
+    async with asyncio.timeout(START):
+        while not usher.events("moving"):
+            await asyncio.sleep(0.01)
+    assert await usher.stop() == 0
+    told = [await client.rest() for client in here]
+    assert all("see-other-host" in text or "system-shutdown" in text for text in told), told
+    assert sum("system-shutdown" in text for text in told) > 0

@@ -28,6 +28,7 @@ mod history;
 mod kills;
 mod lists;
 mod matrix;
+mod moving;
 mod pace;
 mod proxy;
 mod rights;
