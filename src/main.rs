@@ -1,33 +1,48 @@
 //! The order of Usher's life and nothing else: arguments, log, configuration, data directory, store,
-//! keys, plugins, listeners, admin socket; then waiting for a reason to stop, and draining.
+//! keys, plugins, listeners, admin socket; then waiting for a reason to stop, draining, and perhaps
+//! starting anew.
 #![forbid(unsafe_code)]
+
+mod notify;
+mod restart;
 
 use std::{
     fs::DirBuilder,
-    io::{IsTerminal as _, Write as _, stderr, stdout},
+    io::{self, IsTerminal as _, Write as _, stderr, stdout},
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use admin::{Next, socket::Socket};
 use anyhow::{Context, anyhow, bail};
-use net::{Door, Listener, Tls, tls};
+use net::{Door, Inherited, Listener, Tls, inherited::Kept, tls};
 use server::{
     Server,
     clock::Clock,
     command,
     config::{self, Config, LogFormat, Storage},
     keyring::KeyRing,
+    stop::Wish,
     store::SharedStore,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tracing_subscriber::EnvFilter;
+
+use crate::restart::Image;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long tasks that are still there may take when everything else is over.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let commands: Vec<_> = command::table().collect();
@@ -35,7 +50,9 @@ fn main() -> ExitCode {
         Next::Exit(code) => return code,
         Next::Serve(file) => file,
     };
-    let served = config::load(file.as_deref()).map_err(Into::into).and_then(|c| serve(&c));
+    let served = config::load(file.as_deref())
+        .map_err(Into::into)
+        .and_then(|config| serve(&config, file.as_deref()));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,16 +62,58 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     log(config)?;
+    // Before there is another thread.
+    let inherited = Inherited::from_env()?;
+    let image = Image::remember(file).context("finding out what was started")?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(event = "descriptor-limit", %error);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(live(config))
+    let left = runtime.block_on(live(config, inherited, &image));
+    runtime.shutdown_timeout(LAST_TASKS);
+    match left? {
+        Left::Stopped => Ok(()),
+        Left::Restarting(sockets) => Err(image.exec(sockets)),
+    }
 }
 
-async fn live(config: &Config) -> anyhow::Result<()> {
+/// What a life leaves behind.
+enum Left {
+    Stopped,
+    /// The same process is to go on with these.
+    Restarting(Vec<Kept>),
+}
+
+/// What the server listens to besides its clients.
+struct Signals {
+    hangup: Signal,
+    stop: StopSignals,
+    user2: Signal,
+}
+
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            stop: StopSignals {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+            },
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+async fn live(config: &Config, inherited: Inherited, image: &Image) -> anyhow::Result<Left> {
+    // Before the first word is said: whoever hears it may send a signal.
+    let signals = Signals::listen()?;
     let dir = &config.data_dir;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
         let dir = dir.display();
@@ -67,54 +126,109 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         Storage::Memory => store::memory(),
         Storage::Sqlite => store::sqlite(dir)?,
     };
-    let lived = live_on(config, &store).await;
+    let lived = live_on(config, &store, inherited, image, signals).await;
     // Whatever happened: a database left open would still talk behind the last line, the error.
     let closed = store.close().await.context("closing the database");
-    lived.and(closed)?;
-    tracing::info!(event = "stopped");
-    Ok(())
+    let left = lived.and_then(|left| closed.map(|()| left))?;
+    match &left {
+        Left::Stopped => tracing::info!(event = "stopped"),
+        Left::Restarting(sockets) => {
+            tracing::info!(event = "restarting", sockets = sockets.len());
+        }
+    }
+    Ok(left)
 }
 
-async fn live_on(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
-    // Before the first word is said: whoever hears it may send a signal.
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let hangups = signal(SignalKind::hangup())?;
+async fn live_on(
+    config: &Config,
+    store: &SharedStore,
+    inherited: Inherited,
+    image: &Image,
+    signals: Signals,
+) -> anyhow::Result<Left> {
     let keys = match config.storage {
         Storage::Memory => KeyRing::ephemeral(),
         Storage::Sqlite => KeyRing::open(&config.data_dir.join("server.key"))?,
     };
     let certificate = Arc::new(Tls::new(identity(config)?)?);
-    let listeners = listen(config)?;
+    let listeners = listen(config, inherited)?;
     let server = Server::new(config.clone(), Clock::system(), store.clone(), keys, plugins::ALL)?;
     server.upgrade().await.context("taking over what an earlier release left")?;
     server.wake_up().await.context("bringing back the sessions that wait to be resumed")?;
     let socket = Socket::bind(&admin::socket::path(config))?;
     let (drained, told) = tokio::sync::oneshot::channel::<()>();
 
+    let mut sockets = Vec::new();
+    let mut doors = JoinSet::new();
     for listener in listeners {
         announce(&listener);
-        tokio::spawn(listener.run(server.clone(), certificate.clone()));
+        sockets.push(listener.keep().context("keeping a listening socket")?);
+        doors.spawn(listener.run(server.clone(), certificate.clone()));
     }
+    let new = image.clone();
+    server.stop.can_restart(move || new.check());
     let administration = tokio::spawn(socket.serve(server.clone(), async {
         let _ = told.await;
     }));
     tokio::spawn(server.clone().sweep_forever());
     tokio::spawn(server.clone().keep_schedule());
     tokio::spawn(server.clone().age_forever());
-    tokio::spawn(reload(hangups, config.clone(), certificate));
+    let Signals { hangup, mut stop, user2 } = signals;
+    tokio::spawn(reload(hangup, config.clone(), certificate));
+    tokio::spawn(restart_by(user2, server.clone()));
+    tokio::spawn(notify::watchdog());
     greet(&server).await?;
+    notify::ready();
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = server.stop.notified() => {}
+    let mut wish = tokio::select! {
+        () = told_to_stop(&mut stop, &server) => Wish::Stop,
+        wish = server.stop.asked() => wish,
+    };
+    if wish == Wish::Restart {
+        notify::reloading();
+        // Whoever connects from now on waits for the next life.
+        doors.shutdown().await;
+    } else {
+        notify::stopping();
     }
-    server.shutdown().await;
+    if let Wish::MoveTo(elsewhere, pace) = &wish {
+        tokio::select! {
+            () = server.move_clients(elsewhere, *pace) => {}
+            () = told_to_stop(&mut stop, &server) => {}
+        }
+    }
+    let mut drain = pin!(server.shutdown());
+    loop {
+        tokio::select! {
+            () = &mut drain => break,
+            () = told_to_stop(&mut stop, &server), if wish == Wish::Restart => wish = Wish::Stop,
+        }
+    }
     // The one who asked for the stop hears how it went; then nobody writes any more.
     drop(drained);
     let _ = administration.await;
-    Ok(())
+    Ok(match wish {
+        Wish::MoveTo(..) | Wish::Stop => Left::Stopped,
+        Wish::Restart => Left::Restarting(sockets),
+    })
+}
+
+/// Ready when a plain stop is asked for, in whichever way.
+async fn told_to_stop(signals: &mut StopSignals, server: &Server) {
+    tokio::select! {
+        _ = signals.interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        () = server.stop.asked_to_stop() => {}
+    }
+}
+
+/// SIGUSR2: starts anew; what is in the way is said, and nothing happens.
+async fn restart_by(mut signals: Signal, server: Arc<Server>) {
+    while signals.recv().await.is_some() {
+        if let Err(error) = server.restart().await {
+            tracing::error!(event = "restart-refused", error);
+        }
+    }
 }
 
 fn log(config: &Config) -> anyhow::Result<()> {
@@ -142,17 +256,17 @@ fn identity(config: &Config) -> anyhow::Result<tls::Identity> {
     })
 }
 
-fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
+fn listen(config: &Config, inherited: Inherited) -> anyhow::Result<Vec<Listener>> {
+    let mut wanted = Vec::new();
     let doors = [(Door::C2s, &config.listen.c2s), (Door::C2sTls, &config.listen.c2s_tls)];
     for (door, addresses) in doors {
         for address in addresses {
             let address: SocketAddr =
                 address.parse().with_context(|| format!("`listen.{}`: `{address}`", door.key()))?;
-            listeners.push(Listener::bind(door, address)?);
+            wanted.push((door, address));
         }
     }
-    Ok(listeners)
+    Ok(inherited.open(&wanted)?)
 }
 
 fn announce(listener: &Listener) {

@@ -34,7 +34,7 @@ use tokio::{
 };
 use wire::{
     Event, Frame, Jid, Limits, Scanner, StreamCondition, StreamError,
-    stream::{Effect, Effects, Input, Settings, Stream, sm},
+    stream::{Effect, Effects, Input, Settings, Stream, TlsUp, sm},
 };
 
 use crate::{outbox::Outbox, pace::Pace, tls::Tls, transport::Transport};
@@ -169,21 +169,23 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    /// A connection that starts in the clear, or with a TLS handshake if `direct`.
+    /// A connection that starts in the clear, or with a TLS handshake if `direct`, unless a proxy
+    /// has seen to that: `proxied`.
     pub(crate) fn new(
         shared: Arc<Shared>,
         session: Arc<Session>,
         tcp: tokio::net::TcpStream,
         direct: bool,
+        proxied: Option<TlsUp>,
     ) -> Self {
         let mut transport = Transport::Tcp(tcp);
-        if direct {
+        if direct && proxied.is_none() {
             transport.encrypt(shared.tls.served(), true);
         }
         let phase = &shared.server.config.limits.unauthed;
         Self {
             scanner: Scanner::new(limits(phase)),
-            stream: Stream::new(shared.settings.clone(), None),
+            stream: Stream::new(shared.settings.clone(), proxied),
             rate: phase.bytes_per_second,
             shared,
             session,

@@ -2,20 +2,25 @@
 //! about accounts, routing or storage; a connection asks the server.
 //!
 //! ```text
-//! Listener ──accept──► Conn (one task, one hand-written future per connection)
-//!                       │  read ► scanner ► Stream::step ► effects
-//!                       │  waiting: one question to the server at a time; pauses reading
-//!                       └─ mailbox ► outbox ► vectored write
+//! Listener ──accept──► Entry ──► Conn (one task, one hand-written future per connection)
+//!                     (proxy)    │  read ► scanner ► Stream::step ► effects
+//!                                │  waiting: one question to the server at a time; pauses reading
+//!                                └─ mailbox ► outbox ► vectored write
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod conn;
+mod entry;
+pub mod inherited;
+mod keepalive;
 mod listener;
 mod outbox;
 mod pace;
+mod proxy;
 pub mod tls;
 mod transport;
 
+pub use inherited::Inherited;
 pub use listener::{Door, ListenError, Listener};
 pub use tls::Tls;

@@ -3,19 +3,16 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
 
-use server::{Server, random};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
-use wire::stream::{Settings, Stream};
+use server::Server;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
 
-use crate::{
-    conn::{Conn, Shared, serve},
-    tls::Tls,
-};
+use crate::{entry::Entry, inherited::Kept, tls::Tls};
 
 /// Connections that the kernel keeps while none is accepted.
 const BACKLOG: i32 = 4096;
@@ -53,6 +50,27 @@ pub enum ListenError {
         address: SocketAddr,
         /// The key in `[listen]`.
         key: &'static str,
+    },
+    /// Something was passed on to the server that it cannot listen on.
+    #[error(
+        "what was passed on to the server as `{name}` is no listening TCP socket: {error}; hint: \
+         correct `ListenStream=` in the socket unit"
+    )]
+    NotListening {
+        /// As it was passed on.
+        name: String,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// A socket was passed on to the server that nothing is configured for.
+    #[error(
+        "a socket for {address} was passed on to the server, but it is not configured to listen \
+         there; hint: add the address to `listen.c2s` or `listen.c2s_tls`, or take it out of the \
+         socket unit"
+    )]
+    NotWanted {
+        /// Where the socket listens.
+        address: SocketAddr,
     },
     /// Anything else.
     #[error("cannot listen on {address}: {error}; hint: check `listen.{key}`")]
@@ -93,6 +111,25 @@ impl Listener {
         }
     }
 
+    /// Takes over a socket that listens already.
+    pub(crate) fn inherit(
+        door: Door,
+        address: SocketAddr,
+        socket: std::net::TcpListener,
+    ) -> Result<Self, ListenError> {
+        let failed = |error| ListenError::Io { address, key: door.key(), error };
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket: TcpListener::from_std(socket).map_err(failed)?, door })
+    }
+
+    /// Keeps the socket open beyond the life of the listener.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn keep(&self) -> io::Result<Kept> {
+        Ok(Kept::new(self.socket.as_fd().try_clone_to_owned()?, self.door))
+    }
+
     /// The address as bound, with the real port.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
@@ -107,11 +144,10 @@ impl Listener {
 
     /// Takes in connections until the task is dropped.
     pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
-        let settings = Arc::new(settings(&server, self.door));
-        let shared = Arc::new(Shared { server, settings, tls });
+        let entry = Arc::new(Entry::new(self.door, server, tls));
         loop {
             match self.socket.accept().await {
-                Ok((tcp, peer)) => self.take_in(&shared, tcp, peer),
+                Ok((tcp, peer)) => entry.take(tcp, peer),
                 Err(error) => {
                     // Out of descriptors or memory: those who wait are not lost, and others leave.
                     tracing::warn!(event = "accept-failed", %error);
@@ -120,42 +156,6 @@ impl Listener {
             }
         }
     }
-
-    fn take_in(&self, shared: &Arc<Shared>, tcp: TcpStream, peer: SocketAddr) {
-        if let Err(error) = tune(&tcp) {
-            tracing::debug!(event = "socket-options", %error);
-        }
-        match shared.server.connect(peer) {
-            Ok(session) => {
-                let direct = self.door == Door::C2sTls;
-                tokio::spawn(serve(Conn::new(shared.clone(), session, tcp, direct)));
-            }
-            Err(error) if self.door == Door::C2s => {
-                let mut stream = Stream::new(shared.settings.clone(), None);
-                let last = stream.farewell(Some(&error), &mut random::text);
-                // A courtesy: it fits into the empty send buffer, or the peer learns nothing.
-                let _ = tcp.try_write(&last);
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// What the streams of a door announce and accept.
-fn settings(server: &Server, door: Door) -> Settings {
-    let (config, registered) = (&server.config, &server.registrations);
-    let mut inline: Vec<_> = registered.inline.iter().map(|inline| inline.var).collect();
-    inline.dedup();
-    let mut settings = Settings::new(server.hosts.clone());
-    settings.starttls = door == Door::C2s;
-    settings.tls_required = config.tls.required;
-    settings.attempts = config.auth.attempts;
-    settings.features = registered.stream_features.clone();
-    settings.inline = inline;
-    settings.nonzas = registered.nonzas.iter().map(|n| (n.namespace, n.local)).collect();
-    settings.max_bytes = (config.limits.unauthed.stanza_bytes, config.limits.bound.stanza_bytes);
-    settings.idle = config.sessions.inactivity.get();
-    settings
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
@@ -173,17 +173,4 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
-}
-
-/// Small stanzas leave at once; a peer that is gone is noticed within minutes.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(120))
-        .with_interval(Duration::from_secs(20))
-        .with_retries(3);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(tcp).set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
-    Ok(())
 }

@@ -262,6 +262,7 @@ impl End {
         let text = self.text.clone().map_or(Cow::Borrowed(own), Cow::Owned);
         Some(StreamError {
             condition: self.reason.condition(),
+            place: None,
             text: Some(text),
             lang: "en",
             app: Some(element(self.reason.as_str(), self.actor.kind())),

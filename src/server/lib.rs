@@ -14,6 +14,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod budget;
 pub mod change;
 pub mod client;
 pub mod clock;
@@ -49,6 +50,7 @@ pub mod rights;
 mod router;
 pub mod schedule;
 pub mod session;
+pub mod stop;
 pub mod store;
 mod sweeper;
 mod throttle;
@@ -122,6 +124,8 @@ pub struct Server {
     pub(crate) stopping: AtomicBool,
     /// Long work under way.
     pub jobs: job::Jobs,
+    /// New connections, by address.
+    pub connects: budget::Budget,
     pub(crate) throttle: throttle::Throttle,
     pub(crate) rates: command::rate::Rates,
     pub(crate) unauthed: unauthed::Unauthed,
@@ -130,8 +134,8 @@ pub struct Server {
     pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
     /// Plugins' own state about this server.
     slots: parking_lot::Mutex<Vec<Arc<dyn std::any::Any + Send + Sync>>>,
-    /// Tells the main program that an administrator asked it to stop.
-    pub stop: tokio::sync::Notify,
+    /// Tells the main program that somebody asked it to stop.
+    pub stop: stop::Stop,
 }
 
 /// Why a server could not be put together.
@@ -211,6 +215,7 @@ impl Server {
         let started = clock.now();
         let throttle = throttle::Throttle::new(&config.auth);
         let unauthed = unauthed::Unauthed::new(config.limits.connections);
+        let connects = budget::Budget::new(config.limits.connects_per_second);
         Ok(Arc::new(Self {
             config,
             hosts,
@@ -235,13 +240,14 @@ impl Server {
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),
+            connects,
             throttle,
             rates: command::rate::Rates::default(),
             unauthed,
             notes: history::Notes::default(),
             walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),
-            stop: tokio::sync::Notify::new(),
+            stop: stop::Stop::default(),
         }))
     }
 

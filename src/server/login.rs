@@ -142,7 +142,7 @@ impl Server {
     /// connections as it may, or the server has and all of them have logged in.
     pub fn connect(self: &Arc<Self>, peer: SocketAddr) -> Result<Arc<Session>, StreamError> {
         if self.stopping() {
-            return Err(StreamError::new(StreamCondition::SystemShutdown));
+            return Err(self.stop.farewell());
         }
         let cap = cap(self.config.limits.per_address);
         let mut drawn = 0;

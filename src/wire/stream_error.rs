@@ -2,7 +2,7 @@
 //!
 //! Closing the stream after one, and opening it before one, is the caller's.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
@@ -13,6 +13,8 @@ use crate::{ns, xml::Xml};
 pub struct StreamError {
     /// The defined condition.
     pub condition: StreamCondition,
+    /// What the element of the condition holds: of `see-other-host`, host and port.
+    pub place: Option<Arc<str>>,
     /// Text for people.
     pub text: Option<Cow<'static, str>>,
     /// The language of the text (RFC 5646).
@@ -24,7 +26,13 @@ pub struct StreamError {
 impl StreamError {
     /// An error with nothing but its condition.
     pub const fn new(condition: StreamCondition) -> Self {
-        Self { condition, text: None, lang: "en", app: None }
+        Self { condition, place: None, text: None, lang: "en", app: None }
+    }
+
+    /// Served elsewhere: at this host, as in `example.org`, `example.org:5222` or `[::1]:5222` (RFC 6120
+    /// section 4.9.3.19).
+    pub fn see_other_host(place: impl Into<Arc<str>>) -> Self {
+        Self { place: Some(place.into()), ..Self::new(StreamCondition::SeeOtherHost) }
     }
 
     /// Adds a text for people.
@@ -42,7 +50,11 @@ impl StreamError {
     /// The `<stream:error/>` element, for a stream that binds the prefix `stream`.
     pub fn to_xml(&self) -> Bytes {
         let mut xml = Xml::new();
-        xml.open("stream:error").open(self.condition.as_str()).ns(ns::XML_STREAMS).close();
+        xml.open("stream:error").open(self.condition.as_str()).ns(ns::XML_STREAMS);
+        if let Some(place) = &self.place {
+            xml.text(place);
+        }
+        xml.close();
         if let Some(text) = &self.text {
             xml.open("text").ns(ns::XML_STREAMS).attr("xml:lang", self.lang).text(text).close();
         }
@@ -144,6 +156,17 @@ mod tests {
             "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
              <text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>a &lt; b</text>\
              <x xmlns='urn:x'/></stream:error>"
+        );
+    }
+
+    #[test]
+    fn another_host_stands_in_the_condition_itself() {
+        assert_eq!(
+            StreamError::see_other_host("[2001:db8::1]:5222").with_text("moved").to_xml(),
+            "<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>\
+             [2001:db8::1]:5222</see-other-host>\
+             <text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>moved</text>\
+             </stream:error>"
         );
     }
 

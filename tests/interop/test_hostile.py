@@ -23,7 +23,7 @@ async def usher(tmp_path):
     """With short waits, many connections and no pace; and looked at afterwards."""
     server = Usher(
         tmp_path,
-        "[limits]\nper_address = 3000\nmailbox_bytes = 1000000\n"
+        "[limits]\nper_address = 3000\nconnects_per_second = 0\nmailbox_bytes = 1000000\n"
         '[limits.unauthed]\ntime = "2s"\n[limits.bound]\nbytes_per_second = 0\n'
         '[sessions]\nclose_wait = "1s"\n[storage_limits]\noffline_messages = 20\n',
     )

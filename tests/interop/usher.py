@@ -89,13 +89,15 @@ class Usher:
 
     # --- life ----------------------------------------------------------------------------------
 
-    async def start(self):
+    async def start(self, *program, **environment):
+        """Starts it and waits until it answers; by another program if one is named."""
         assert self.process is None, "already running"
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                BINARY,
+                *(program or (BINARY,)),
                 *("serve", "--config", str(self.config)),
                 cwd=self.base,
+                env={**os.environ, **environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

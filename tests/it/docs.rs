@@ -30,3 +30,13 @@ fn configuration() {
 fn protocol() {
     generated("protocol.md", &plugins::protocol_markdown());
 }
+
+#[test]
+fn the_socket_unit_has_the_addresses_that_the_server_listens_on() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/usher.socket");
+    let text = fs::read_to_string(path).expect("is there");
+    let streams: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    let listen = server::config::Config::default().listen;
+    assert_eq!(streams, [listen.c2s, listen.c2s_tls].concat());
+}

@@ -299,6 +299,7 @@ async fn cve_2011_2205_and_2022_0217_bombs_do_not_go_off_at_any_place() {
 async fn cve_2026_43506_connections_that_are_abandoned_leave_nothing_behind() {
     let world = World::start(|config| {
         config.limits.per_address = 0;
+        config.limits.connects_per_second = 0;
         config.limits.per_account = 0;
     })
     .await;

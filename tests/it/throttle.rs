@@ -1,4 +1,4 @@
-//! Limits on failed logins, and the cap on all connections.
+//! Limits on failed logins and on new connections, and the cap on all connections.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use server::{Server, Session, config::Span, session::Flags};
 use wire::{Denied, Hash, Jid, Mechanism, SaslFailure, Secret};
 
 use crate::{
-    dialogue::{Chunks, encode},
+    dialogue::{Chunks, HEADER, encode},
     history::rows,
     world::{PASSWORD, ParseJid, World, assert_eventually, enter},
 };
@@ -329,4 +329,49 @@ async fn lj_30_plain_over_the_wire_is_refused_before_the_password_is_looked_at()
     world.clock.advance(300_000);
     let said = attempt(PASSWORD).await;
     assert!(said.starts_with("<success"), "{said}");
+}
+
+/// What a new connection of this address gets: an answer, or the door.
+async fn greeted(world: &World, address: &str) -> bool {
+    let header = format!("PROXY TCP6 {address} ::1 40000 5222\r\n");
+    let mut client = world.connect_through(header.as_bytes(), false).await;
+    client.send(HEADER).await;
+    client.next().await.expect("whole elements").is_some()
+}
+
+#[tokio::test]
+async fn who_connects_too_fast_is_closed_at_once_and_others_are_not() {
+    let world = World::start(|config| {
+        config.limits.connects_per_second = 1;
+        config.listen.proxies = vec!["127.0.0.1".into()];
+    })
+    .await;
+    for _ in 0..4 {
+        assert!(greeted(&world, "2001:db8::1").await, "a burst");
+    }
+    assert!(!greeted(&world, "2001:db8::2").await, "the same network, too fast");
+    assert!(greeted(&world, "2001:db8:0:1::1").await, "another one by the same balancer");
+    world.clock.advance(1_000);
+    assert!(greeted(&world, "2001:db8::1").await, "a second later");
+    assert!(!greeted(&world, "2001:db8::1").await);
+    // The balancer itself may look as often as it likes.
+    for _ in 0..20 {
+        let mut client = world.connect_through(b"PROXY UNKNOWN\r\n", false).await;
+        client.open().await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_balancer_the_budget_is_that_of_the_peer() {
+    let world = World::start(|config| config.limits.connects_per_second = 1).await;
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let mut client = world.connect().await;
+        client.open().await;
+        kept.push(client);
+    }
+    let mut client = world.connect().await;
+    client.send(HEADER).await;
+    assert!(client.next().await.expect("nothing").is_none(), "closed without a word");
+    assert_eq!(world.server.registry.counts().total, 4, "nothing was done for it");
 }

@@ -29,9 +29,12 @@ const TEST_ARROWS: &[(&str, &str)] = &[("admin", "store"), ("net", "store"), ("p
 /// Crates of others that have one place: sockets and TLS in `net`, SQL in `store`, and nothing that
 /// waits or draws lots in `wire`.
 const ONE_PLACE: &[(&str, &[&str])] = &[
+    ("command-fds", &["net"]),
     ("getrandom", &["server"]),
+    ("listenfd", &["net"]),
     ("rusqlite", &["store"]),
     ("rustls", &["net"]),
+    ("sd-notify", &["usher"]),
     ("socket2", &["net"]),
     ("tokio-rustls", &["net"]),
 ];

@@ -196,6 +196,14 @@ impl World {
         Client::new(socket, chunks)
     }
 
+    /// A connection of a balancer that begins with this; `direct`: at the door for TLS.
+    pub async fn connect_through(&self, header: &[u8], direct: bool) -> Remote {
+        let address = if direct { self.c2s_tls } else { self.c2s };
+        let mut tcp = TcpStream::connect(address).await.expect("is let in");
+        tcp.write_all(header).await.expect("is taken");
+        Client::new(Socket::Tcp(tcp), Chunks::Whole)
+    }
+
     /// A client that has logged in with [`PASSWORD`], and not bound anything.
     pub async fn authed(&self, name: &str) -> Remote {
         let mut client = self.connect().await;

@@ -402,7 +402,7 @@ fn unknown_column(name: &str, known: &[&str]) -> String {
 
 /// An IP address, or a network in CIDR notation. IPv4 in its IPv6 dress is undressed, as the
 /// addresses of sessions are.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
     let network = one.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
         format!("`{text}` is neither an IP address nor a network such as `203.0.113.0/24`")

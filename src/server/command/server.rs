@@ -1,4 +1,4 @@
-//! `usher status`, `stop`, `backup`, `audit`, `plugin list`: the server as a whole.
+//! `usher status`, `stop`, `restart`, `backup`, `audit`, `plugin list`: the server as a whole.
 
 use std::path::Path;
 
@@ -9,7 +9,12 @@ use super::{
     Acting, Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
     user::unknown,
 };
-use crate::{audit::Entry, rights::Right};
+use crate::{
+    audit::Entry,
+    pace::Pace,
+    rights::Right,
+    stop::{Elsewhere, Wish},
+};
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -28,14 +33,44 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "stop",
         about: "Stop the server as SIGTERM does: tell all clients, lose nothing",
-        details: "",
-        args: &[],
+        details: "With `--move-to`, clients are sent to another server with `see-other-host`, one after \
+                  the other so that they do not all arrive there at once. A plain `stop`, or SIGTERM, \
+                  cuts that short.",
+        args: &[
+            Arg {
+                name: "move-to",
+                about: "Where the clients are to go instead, as in `b.example.org:5222`",
+                form: Form::Option,
+                kind: ValueKind::Text,
+            },
+            Arg {
+                name: "rate",
+                about: "How many of them a second; 100 if not said",
+                form: Form::Option,
+                kind: ValueKind::Number,
+            },
+        ],
         mutates: true,
         right: Right::Server,
         scope: Scope::Others,
         fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(stop(call)),
+    },
+    Command {
+        name: "restart",
+        about: "Start the server anew, as SIGUSR2 does: nobody who connects meanwhile is refused",
+        details: "Ends every session as `stop` does, and then becomes the program that is at its place \
+                  now, an upgraded one as well as the same, with the configuration as it is now. The \
+                  process and its listening sockets stay. What would keep it from starting is looked \
+                  for before anybody is told.",
+        args: &[],
+        mutates: true,
+        right: Right::Server,
+        scope: Scope::Others,
+        fresh: true,
+        shape: Shape::Outcome(&[]),
+        run: |call| Box::pin(restart(call)),
     },
     Command {
         name: "backup",
@@ -177,8 +212,36 @@ async fn status(call: Call) -> Result<Done, CommandError> {
 }
 
 async fn stop(call: Call) -> Result<Done, CommandError> {
-    call.server.stop.notify_one();
-    Ok(Done::said("the server is stopping"))
+    let Some(place) = call.text("move-to") else {
+        if call.text("rate").is_some() {
+            let error = CommandError::usage("`rate` is for `move-to`");
+            return Err(error.hint("say where with `--move-to`, or leave `--rate` out"));
+        }
+        call.server.stop.ask(Wish::Stop);
+        return Ok(Done::said("the server is stopping"));
+    };
+    let elsewhere: Elsewhere =
+        place.parse().map_err(|why: String| hinted(&why, CommandError::usage))?;
+    let pace = Pace::per_second(call.value("rate").unwrap_or(100));
+    let pace = pace.ok_or_else(|| CommandError::usage("`rate` must be 1 at least"))?;
+    let said = format!("the server sends its clients to `{elsewhere}` and stops");
+    match call.server.stop.ask(Wish::MoveTo(elsewhere, pace)) {
+        true => Ok(Done::said(said)),
+        false => Err(CommandError::failed("the server is stopping or starting anew already")),
+    }
+}
+
+/// A text with its hint as an error.
+fn hinted(why: &str, error: fn(String) -> CommandError) -> CommandError {
+    match why.split_once("; hint: ") {
+        Some((what, hint)) => error(what.into()).hint(hint),
+        None => error(why.into()),
+    }
+}
+
+async fn restart(call: Call) -> Result<Done, CommandError> {
+    call.server.restart().await.map_err(|why| hinted(&why, CommandError::failed))?;
+    Ok(Done::said("the server starts anew"))
 }
 
 async fn backup(call: Call) -> Result<Done, CommandError> {

@@ -19,6 +19,7 @@ use super::{
     Config,
     schema::{Kind, Node, ROOT},
 };
+use crate::command::network;
 
 /// The file that is read if none is named, in the working directory.
 const DEFAULT_FILE: &str = "usher.toml";
@@ -358,6 +359,18 @@ impl Reader<'_> {
                     self.problem(line, message, hint);
                 }
             }
+        }
+        for (i, text) in config.listen.proxies.iter().enumerate() {
+            let path = format!("listen.proxies[{i}]");
+            if let Err(why) = network(text) {
+                let hint = "name the balancers alone, and as exactly as you can";
+                self.problem(self.at(&path), format!("`{path}`: {why}"), hint);
+            }
+        }
+        if config.listen.proxies_tls && config.listen.proxies.is_empty() {
+            let message = "`listen.proxies_tls` is set, but `listen.proxies` is empty";
+            let hint = "name the balancers whose word on TLS counts, or leave it out";
+            self.problem(self.at("listen.proxies_tls"), message, hint);
         }
     }
 

@@ -9,6 +9,7 @@ mod span;
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub use load::{ConfigError, load, parse};
 pub use span::Span;
 
 use crate::{
+    command::network,
     policy::{AtLimit, NewClients, Policy},
     rights::{Right, Rights},
 };
@@ -139,11 +141,32 @@ pub struct Listen {
     pub c2s: Vec<String>,
     /// Clients that start with TLS at once (XEP-0368).
     pub c2s_tls: Vec<String>,
+    /// Balancers in front of the server: addresses, or networks as in `10.0.0.0/24`. A connection from
+    /// there must begin with a PROXY header (HAProxy's protocol, version 1 or 2) and counts as coming
+    /// from the address in it. Whoever is in one of these networks can say to be anybody.
+    pub proxies: Vec<String>,
+    /// Whether a client that spoke TLS to such a balancer, by the word of version 2, counts as
+    /// encrypted, on either door, without TLS of our own. The way from the balancer to here must be
+    /// protected by other means; TLS older than 1.2 is refused.
+    pub proxies_tls: bool,
+}
+
+impl Listen {
+    /// [`proxies`](Self::proxies), parsed; what is no network was an error when the file was read.
+    #[must_use]
+    pub fn trusted(&self) -> Vec<IpNet> {
+        self.proxies.iter().filter_map(|text| network(text).ok()).collect()
+    }
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { c2s: vec!["[::]:5222".into()], c2s_tls: vec!["[::]:5223".into()] }
+        Self {
+            c2s: vec!["[::]:5222".into()],
+            c2s_tls: vec!["[::]:5223".into()],
+            proxies: Vec::new(),
+            proxies_tls: false,
+        }
     }
 }
 
@@ -228,6 +251,10 @@ pub struct Limits {
     /// Connections that one IPv4 address or IPv6 /64 network may have at once, logged in or not. 0: no
     /// cap.
     pub per_address: u32,
+    /// Connections that one IPv4 address or IPv6 /64 network may open per second, and four times as
+    /// many at once if it opened none for a while. Beyond it a new one is closed before anything is
+    /// done for it. Whole mobile networks share an address: keep it large. 0: no such limit.
+    pub connects_per_second: u32,
     /// Bound sessions that one account may have at once; as many again may have logged in and not bound
     /// a resource yet. One that replaces another does not count. 0: no cap.
     pub per_account: u32,
@@ -261,6 +288,7 @@ impl Default for Limits {
             },
             connections: 0,
             per_address: 200,
+            connects_per_second: 100,
             per_account: 30,
             mailbox_bytes: 4 << 20,
         }
@@ -319,12 +347,18 @@ pub struct Sessions {
     /// Sessions without a connection that an account may have; beyond it the one that has waited for
     /// the longest time ends. 0: no bound but those on sessions.
     pub hibernating: u32,
-    /// How long a client may leave an acknowledgement that it was asked for unanswered before its
-    /// connection counts as broken. `off`: for ever.
-    pub dead_after: Span,
     /// How long a client may take to close its side once it has been told that its session is over,
     /// before the connection is cut.
     pub close_wait: Span,
+    /// How long bytes may stay unacknowledged by the client's kernel, or an acknowledgement that the
+    /// client was asked for (XEP-0198) may be missing, before the connection counts as lost: its
+    /// session waits to be resumed, or else what waited is delivered like to an absent client. `off`:
+    /// as long as the system likes, mostly a quarter of an hour.
+    pub dead_after: Span,
+    /// A connection that was idle for this long is asked by the kernel whether its client is there;
+    /// one that is gone is noticed within this and `dead_after` together. The client's software is not
+    /// troubled, only its network. `off`: it is not asked.
+    pub keepalive: Span,
 }
 
 impl Default for Sessions {
@@ -339,8 +373,9 @@ impl Default for Sessions {
             at_limit: AtLimit::Refuse,
             resume: Span::seconds(600),
             hibernating: 5,
-            dead_after: Span::seconds(60),
             close_wait: Span::seconds(5),
+            dead_after: Span::seconds(60),
+            keepalive: Span::seconds(120),
         }
     }
 }

@@ -168,6 +168,7 @@ scram_iterations = 4096
 
 [limits]
 per_address = 0
+connects_per_second = 0
 per_account = 0
 
 [limits.bound]

@@ -219,3 +219,17 @@ fn a_file_that_is_named_must_be_there() {
     fs::write(&file, "[auth]\nattempts = 7\n").unwrap();
     assert_eq!(load(Some(&file)).unwrap().auth.attempts, 7);
 }
+
+#[test]
+fn proxies_are_networks() {
+    let config = right("[listen]\nproxies = [\"10.0.0.0/24\", \"::1\", \"::ffff:192.0.2.1\"]");
+    let trusted: Vec<_> = config.listen.trusted().iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["10.0.0.0/24", "::1/128", "192.0.2.1/32"]);
+    assert_eq!(
+        wrong("[listen]\nproxies = [\n\"10.0.0.0/8\",\n\"balancer\"]"),
+        "f:4: `listen.proxies[1]`: `balancer` is neither an IP address nor a network such as \
+         `203.0.113.0/24`\nhint: name the balancers alone, and as exactly as you can"
+    );
+    let text = wrong("[listen]\nproxies_tls = true");
+    assert!(text.starts_with("f:2: `listen.proxies_tls` is set, but"), "{text}");
+}
