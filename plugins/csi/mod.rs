@@ -160,7 +160,7 @@ impl Waiting {
         let inactive = self.inactive;
         let all = std::mem::replace(self, Self { inactive, ..Self::default() });
         let limit = server.config.limits.mailbox_bytes;
-        all.queue.into_values().try_for_each(|parcel| session.mailbox.push(parcel, limit))
+        all.queue.into_values().try_for_each(|parcel| session.mailbox.push(parcel, limit).map(drop))
     }
 }
 

@@ -24,6 +24,7 @@ use server::{
     clock::Millis,
     hooks::{Delivery, Flow, Moment},
     id::AccountId,
+    journal::worth_keeping,
     mailbox::Parcel,
     plugin::{Plugin, Setup, Spec},
     store::{Batch, Range, Row, StoreError, Table},
@@ -70,6 +71,7 @@ fn setup(setup: &mut Setup<'_>) {
     setup.table(&quota::USAGE);
     setup.host_features(&["msgoffline"]);
     setup.undelivered(keep);
+    setup.binding(find_left);
     setup.available(hand_out);
 }
 
@@ -80,6 +82,41 @@ struct Kept {
     at: Millis,
     /// The stanza, with its true sender.
     stanza: String,
+}
+
+/// Somebody of an account is about to bind: what was on its way to it when the server died is kept
+/// like what came while nobody was there, in its place in the order of time.
+fn find_left(cx: &Moment) -> Flow {
+    // One that was here before the server stopped has not come yet: it may say what it has.
+    let Some(me) = cx.session.identity().filter(|_| cx.session.connected()) else {
+        return Flow::Next;
+    };
+    let left = cx.server.left_behind(me.account);
+    if left.is_empty() {
+        return Flow::Next;
+    }
+    let server = cx.server.clone();
+    Flow::later(async move {
+        let desk = server.slot::<Desk>();
+        let (mut batch, mut bytes) = (Batch::new(), 0);
+        for one in &left {
+            let kept = Kept { at: one.at, stanza: one.stanza.clone() };
+            let value = serde_json::to_vec(&kept).unwrap_or_default();
+            bytes += value.len();
+            let key = one.stamp.to_be_bytes().to_vec();
+            batch = one.remove(batch).put(&OFFLINE, me.account.0, key, value);
+        }
+        // They were accepted already: no quota turns them away now.
+        let more = |usage: quota::Usage| Some(usage.with(left.len(), bytes));
+        match desk.lanes.commit(&server, me.account, batch, more).await {
+            Ok(_) => Flow::Next,
+            Err(error) => {
+                tracing::error!(event = "offline-storage-failed", %error);
+                server.still_behind(me.account, left);
+                Flow::Reject(StanzaError::new(Condition::InternalServerError))
+            }
+        }
+    })
 }
 
 /// Messages on their way out of storage.
@@ -332,13 +369,4 @@ fn taker(server: &Server, jid: &Jid) -> Option<Arc<Session>> {
 
 fn takes(session: &Session) -> bool {
     session.alive() && session.takes_messages()
-}
-
-/// Something to read, or said to be worth it (XEP-0160 section 3, XEP-0334 section 4).
-fn worth_keeping(frame: &Frame) -> bool {
-    let root = frame.root();
-    let ordinary = !matches!(frame.typ().as_deref(), Some("error" | "groupchat" | "headline"));
-    ordinary
-        && root.child("no-store", ns::HINTS).is_none()
-        && (root.child("body", ns::CLIENT).is_some() || root.child("store", ns::HINTS).is_some())
 }

@@ -35,6 +35,11 @@ impl Usage {
             .then_some(more)
     }
 
+    /// With these messages, however many there are.
+    pub(super) fn with(self, messages: usize, bytes: usize) -> Self {
+        Self { messages: self.messages + messages as u64, bytes: self.bytes + bytes as u64 }
+    }
+
     /// Without these messages.
     pub(super) fn minus(self, messages: usize, bytes: usize) -> Self {
         Self {

@@ -25,10 +25,12 @@ impl Delivery {
     pub(crate) fn hand(&self, sessions: &[Arc<Session>], others: Few) -> bool {
         match sessions {
             [] => return false,
-            [session] if others.is_empty() => return self.server.push(session, self.parcel()),
+            [session] if others.is_empty() => {
+                return self.server.push(session, self.parcel().on_disk(self.flight.clone()));
+            }
             _ => {}
         }
-        let mut parcel = self.parcel().forked();
+        let mut parcel = self.parcel().on_disk(self.flight.clone()).forked();
         let mut taken = false;
         for session in sessions {
             taken |= self.server.push(session, parcel.clone());
@@ -109,7 +111,7 @@ impl Server {
         let Ok(frame) = Frame::parse(xml.clone()) else { return };
         let Some(from) = frame.from().and_then(|from| Jid::parse(&from).ok()) else { return };
         let (server, to) = (self.clone(), full.clone());
-        let delivery = Delivery { server, from, to, origin: None, frame, lang: None };
+        let delivery = Delivery { server, from, to, origin: None, frame, lang: None, flight: None };
         delivery.copy(Direction::Received, std::slice::from_ref(session), others, None);
     }
 

@@ -384,6 +384,8 @@ impl Server {
         let broke = session.resumable().and_then(|resumable| resumable.since());
         self.spawn(async move {
             for mut parcel in leftover {
+                // Its copy on disk stays until it is somewhere else.
+                let flight = parcel.flight();
                 let waits = match parcel.kind() {
                     Kind::Message => !parcel.has_another_copy(),
                     Kind::Iq => true,
@@ -396,7 +398,7 @@ impl Server {
                         Some(at) => server.delayed(&ended, frame, at),
                         None => frame,
                     };
-                    server.reroute(&ended, frame).await;
+                    server.reroute(&ended, frame, flight).await;
                 }
             }
             drop(over);
@@ -459,6 +461,7 @@ impl Server {
             }
             (std::mem::take(&mut ending.waiters), ending.record.clone())
         };
+        self.journal.forget_point(session.id);
         self.note_leaving(session);
         self.events.publish(session, Change::Ended(record.clone()));
         if let Some(record) = record {

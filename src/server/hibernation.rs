@@ -218,6 +218,7 @@ impl Server {
     /// When storage fails.
     pub async fn wake_up(self: &Arc<Self>) -> Result<usize, StoreError> {
         let (mut after, mut count) = (None, 0);
+        self.read_journal().await?;
         loop {
             let range = Range::page(after.take(), PAGE);
             let rows = self.store.rows(&HIBERNATING, SERVER, range).await?;
@@ -394,6 +395,9 @@ impl Server {
             return Ok(());
         }
         let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
-        self.store.commit(Batch::new().delete(&HIBERNATING, SERVER, key)).await
+        let batch = Batch::new().delete(&HIBERNATING, SERVER, key);
+        // What it had waiting is to survive this server as it has survived the one before.
+        let batch = if session.alive() { self.write_down_all(batch, session) } else { batch };
+        self.store.commit(batch).await
     }
 }

@@ -8,7 +8,9 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use wire::{Frame, Jid, StanzaError};
 
-use crate::{Server, Session, end::EndRecord, id::AccountId, mailbox::Parcel, registry::Few};
+use crate::{
+    Server, Session, end::EndRecord, id::AccountId, journal::Flight, mailbox::Parcel, registry::Few,
+};
 
 /// A future that owns all it needs.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -150,6 +152,8 @@ pub struct Delivery {
     pub frame: Frame,
     /// `xml:lang` of the sender's stream, for stanzas that carry none.
     pub lang: Option<Arc<str>>,
+    /// Its copy on disk, as long as it is on its way.
+    pub(crate) flight: Option<Arc<Flight>>,
 }
 
 /// Which way a message goes, seen from an account.

@@ -34,6 +34,7 @@ pub mod hooks;
 pub mod id;
 pub mod iq;
 pub mod job;
+pub mod journal;
 pub mod keyring;
 pub mod login;
 pub mod mailbox;
@@ -122,6 +123,8 @@ pub struct Server {
     pub(crate) known_clients: Arc<client::cache::Cache>,
     pub(crate) shared_policies: parking_lot::Mutex<Vec<Arc<policy::Effective>>>,
     pub(crate) stopping: AtomicBool,
+    /// Messages on their way, on disk.
+    pub journal: Arc<journal::Journal>,
     /// Long work under way.
     pub jobs: job::Jobs,
     /// New connections, by address.
@@ -165,6 +168,8 @@ const TABLES: &[&Table] = &[
     &client::book::CLIENT_KEYS,
     &client::book::HANDLES,
     &hibernation::HIBERNATING,
+    &journal::IN_FLIGHT,
+    &journal::POINTS,
     &epoch::EPOCHS,
     &rename::FORMER_NAMES,
     &schedule::SCHEDULE,
@@ -239,6 +244,7 @@ impl Server {
             known_clients: Arc::default(),
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
+            journal: Arc::default(),
             jobs: job::Jobs::default(),
             connects,
             throttle,
@@ -306,8 +312,14 @@ impl Server {
         }
         // Once all others are gone: what they leave behind may be for these.
         match self.put_to_sleep().await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(event = "hibernating", sessions = count),
+            Ok(count) => {
+                if count > 0 {
+                    tracing::info!(event = "hibernating", sessions = count);
+                }
+                if let Err(error) = self.close_journal().await {
+                    tracing::error!(event = "journal-failed", %error);
+                }
+            }
             Err(error) => {
                 tracing::error!(event = "sessions-not-written", %error);
                 self.all_settled(&stay).await;

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use wire::{Frame, Jid, Kind, Stamp};
 
-use crate::clock::Millis;
+use crate::{clock::Millis, journal::Flight};
 
 /// One stanza on its way to one receiver. A broadcast shares `head` and `tail` among all receivers;
 /// only `to` differs.
@@ -39,10 +39,19 @@ pub struct Parcel {
     to: Option<Jid>,
     tail: Bytes,
     kind: Kind,
-    /// Shared by the copies of one message for several sessions: whether a client has one.
-    fork: Option<Arc<AtomicBool>>,
+    /// Shared by the copies of one message, for several sessions or on disk.
+    fork: Option<Arc<Fork>>,
     /// When it came, if nobody was there to take it; 0: somebody was.
     waits_since: Millis,
+}
+
+/// What the copies of one message share.
+#[derive(Debug, Default)]
+struct Fork {
+    /// Whether a client has one.
+    reached: AtomicBool,
+    /// The copy on disk.
+    flight: Option<Arc<Flight>>,
 }
 
 impl Parcel {
@@ -70,7 +79,10 @@ impl Parcel {
     /// The same as one of several copies: clones of it are for other sessions.
     #[must_use]
     pub fn forked(self) -> Self {
-        Self { fork: Some(Arc::default()), ..self }
+        match self.fork {
+            Some(_) => self,
+            None => Self { fork: Some(Arc::default()), ..self },
+        }
     }
 
     /// The same, noted when it came: nobody is there to take it now.
@@ -85,6 +97,26 @@ impl Parcel {
         Some(self.waits_since).filter(|since| since.0 > 0)
     }
 
+    /// The same, with a copy on disk that goes once a client has one.
+    #[must_use]
+    pub(crate) fn on_disk(self, flight: Option<Arc<Flight>>) -> Self {
+        match flight {
+            None => self,
+            flight => Self { fork: Some(Arc::new(Fork { flight, ..Fork::default() })), ..self },
+        }
+    }
+
+    /// Notes that there is a copy on disk.
+    pub(crate) fn carry(&mut self, flight: Arc<Flight>) {
+        let flight = Some(flight);
+        self.fork = Some(Arc::new(Fork { flight, ..Fork::default() }));
+    }
+
+    /// The copy on disk.
+    pub(crate) fn flight(&self) -> Option<Arc<Flight>> {
+        self.fork.as_ref()?.flight.clone()
+    }
+
     /// The same as one more copy of `other`, in another form: whoever gets this has that.
     #[must_use]
     pub fn alongside(self, other: &Self) -> Self {
@@ -93,8 +125,11 @@ impl Parcel {
 
     /// Notes that a connection has a copy, or that it does not matter whether one has.
     pub fn reached(&self) {
-        if let Some(reached) = &self.fork {
-            reached.store(true, Ordering::Release);
+        if let Some(fork) = &self.fork {
+            fork.reached.store(true, Ordering::Release);
+            if let Some(flight) = &fork.flight {
+                flight.landed();
+            }
         }
     }
 
@@ -105,7 +140,7 @@ impl Parcel {
         match self.fork.take().map(Arc::into_inner) {
             None => false,
             Some(None) => true,
-            Some(Some(reached)) => reached.into_inner(),
+            Some(Some(fork)) => fork.reached.into_inner(),
         }
     }
 
@@ -267,12 +302,13 @@ impl Parcel {
 }
 
 impl Mailbox {
-    /// Appends a parcel and wakes the connection. `limit` bytes may wait; one parcel always may.
+    /// Appends a parcel and wakes the connection. `limit` bytes may wait; one parcel always may. Gives
+    /// the count that will acknowledge it; 0 if nothing is counted.
     ///
     /// # Errors
     /// [`Refused`], with the parcel, when the session has ended or the queue is full.
-    pub fn push(&self, parcel: Parcel, limit: usize) -> Result<(), Refused> {
-        let waker = {
+    pub fn push(&self, parcel: Parcel, limit: usize) -> Result<u32, Refused> {
+        let (waker, count) = {
             let mut inner = self.inner.lock();
             if inner.closed {
                 return Err(Refused::Closed(parcel));
@@ -283,13 +319,18 @@ impl Mailbox {
             }
             inner.bytes = bytes;
             inner.queue.push_back(parcel);
-            inner.waker.take()
+            let waiting = u32::try_from(inner.queue.len()).unwrap_or(u32::MAX);
+            let count = inner.managed.as_ref().map_or(0, |managed| {
+                let sent = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
+                managed.acked.wrapping_add(sent).wrapping_add(waiting)
+            });
+            (inner.waker.take(), count)
         };
         // Woken outside the lock: the woken task takes the lock first thing.
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Takes up to `budget` bytes of parcels (at least one if there is any), and remembers whom to
@@ -483,6 +524,15 @@ impl Mailbox {
         let inner = self.inner.lock();
         let sent = inner.managed.iter().flat_map(|managed| &managed.sent);
         sent.chain(&inner.queue).cloned().collect()
+    }
+
+    /// Shows all of that, in order, to be changed in place.
+    pub(crate) fn each(&self, mut each: impl FnMut(&mut Parcel)) {
+        let mut inner = self.inner.lock();
+        let Inner { managed, queue, .. } = &mut *inner;
+        for parcel in managed.iter_mut().flat_map(|managed| &mut managed.sent).chain(queue) {
+            each(parcel);
+        }
     }
 
     /// The place behind everything that waits now.

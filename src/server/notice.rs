@@ -91,7 +91,8 @@ impl Server {
         let message = notice.message(to.domain(), to.as_str(), here).finish();
         let parts = (Jid::parse(to.domain()), Frame::parse(message));
         let (Ok(from), Ok(frame)) = parts else { return };
-        let delivery = Delivery { server: self.clone(), from, to, origin: None, frame, lang: None };
+        let server = self.clone();
+        let delivery = Delivery { server, from, to, origin: None, frame, lang: None, flight: None };
         if let Flow::Reject(error) = self.deliver(delivery).decided().await {
             tracing::info!(
                 event = "owner-not-notified",

@@ -276,7 +276,7 @@ impl Server {
         let me = session.identity().filter(|_| session.full().is_none()).ok_or_else(unknown)?;
         let id = self.read_resumption_id(&resume.previd).ok_or_else(unknown)?;
         let old = self.registry.get(id).filter(|old| old.alive() && old.is_resumable());
-        let Some(old) = old else { return Err(self.no_more(id, &me)) };
+        let Some(old) = old else { return Err(self.no_more(id, resume.h, &me).await) };
         let was = old.identity().ok_or_else(unknown)?;
         if was.account != me.account || was.jid != me.jid {
             return Err(unknown());
@@ -298,7 +298,7 @@ impl Server {
             resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
             resumable.asked.store(0, Ordering::Relaxed);
             if !self.registry.set_hibernating(&old) {
-                return Err(self.no_more(id, &me));
+                return Err(self.no_more(id, resume.h, &me).await);
             }
             self.rearm(&old);
         }
@@ -317,7 +317,7 @@ impl Server {
         self.close_login(&old);
         let identity = me.continuing(&was);
         if !self.registry.resume(&old, session, identity) {
-            return Err(self.no_more(id, &me));
+            return Err(self.no_more(id, resume.h, &me).await);
         }
         resumable.since.store(0, Ordering::Relaxed);
         resumable.resumptions.fetch_add(1, Ordering::Relaxed);
@@ -371,11 +371,23 @@ impl Server {
 
     /// Why a stream cannot go on: its session is over. Told to its own account only, which has shown the
     /// secret.
-    fn no_more(&self, id: SessionId, me: &Identity) -> Failed {
+    async fn no_more(&self, id: SessionId, h: u32, me: &Identity) -> Failed {
         let unknown = Failed::from(Condition::ItemNotFound);
         let past = self.recent.get(id).filter(|past| past.account == Some(me.account));
         match past {
-            None => unknown,
+            None => match self.strike_off(me.account, id, h).await {
+                Ok(None) => unknown,
+                // The server that it was at has died.
+                Ok(handled) => Failed {
+                    h: handled,
+                    app: Some(end::element(Reason::Internal.as_str(), "server")),
+                    ..unknown
+                },
+                Err(error) => {
+                    tracing::error!(event = "resumption-storage-failed", %error);
+                    unknown
+                }
+            },
             Some(past) => Failed {
                 h: past.handled,
                 app: Some(end::element(past.record.reason.as_str(), past.record.by.kind())),

@@ -11,6 +11,7 @@ use crate::{
     copies,
     end::{End, Reason},
     hooks::{Delivery, Flow, Inbound, Outbound},
+    journal::Flight,
     mailbox::{Parcel, Refused},
     plugin::Target,
     registry::Few,
@@ -158,8 +159,14 @@ impl Server {
             true => parcel,
             false => parcel.waiting_since(self.clock.now()),
         };
+        let flight = parcel.flight();
         match session.mailbox.push(parcel, self.config.limits.mailbox_bytes) {
-            Ok(()) => true,
+            Ok(count) => {
+                if let Some(flight) = flight {
+                    flight.goes_to(session.id, count);
+                }
+                true
+            }
             Err(Refused::Closed(_)) => false,
             Err(Refused::Full(_)) => {
                 self.end(session, End::new(Reason::SlowReader));
@@ -212,18 +219,23 @@ impl Server {
         match self.hooks.deliver.run(&delivery) {
             Flow::Later(future) => Flow::later(async move {
                 match Flow::Later(future).decided().await {
-                    Flow::Next => delivery.to_sessions(false).decided().await,
+                    Flow::Next => delivery.take_off().decided().await,
                     decided => decided,
                 }
             }),
-            Flow::Next => delivery.to_sessions(false),
+            Flow::Next => delivery.take_off(),
             decided => decided,
         }
     }
 
     /// Finds another place for what a session could not take any more; if there is none, whoever sent
     /// it is told, as if the session had not been there.
-    pub(crate) async fn reroute(self: &Arc<Self>, session: &Arc<Session>, frame: Frame) {
+    pub(crate) async fn reroute(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: Frame,
+        flight: Option<Arc<Flight>>,
+    ) {
         let Some(me) = session.identity() else { return };
         let Some(frame) = copies::without_copy(frame, &me.jid) else { return };
         let Some(from) = frame.from().and_then(|from| Jid::parse(&from).ok()) else { return };
@@ -237,6 +249,7 @@ impl Server {
                     origin: None,
                     frame: frame.clone(),
                     lang: None,
+                    flight,
                 };
                 match delivery.to_sessions(true).decided().await {
                     Flow::Reject(error) => error,
@@ -297,6 +310,7 @@ impl Inbound {
             origin: Some(self.session.clone()),
             frame: self.frame.clone(),
             lang: self.lang.clone(),
+            flight: None,
         };
         delivery.copy_sent();
         if !self.server.is_local(delivery.to.domain()) {
@@ -433,6 +447,34 @@ impl Delivery {
                 delivery.server.rerouted(session).await;
             }
             delivery.to_nobody().decided().await
+        })
+    }
+
+    /// Delivers it, and sees to it that its sender is told that the server has it only once that is
+    /// on disk, if it is told at all.
+    fn take_off(mut self) -> Flow {
+        if !self.server.is_written_down(&self) {
+            return self.to_sessions(false);
+        }
+        let mut account = None;
+        self.server.registry.each_of(self.to.bare_str(), |session| {
+            account = account.or_else(|| Some(session.identity()?.account));
+        });
+        self.flight = account.map(|account| self.server.takes_off(account));
+        let delivered = self.to_sessions(false);
+        Flow::later(async move {
+            let delivered = delivered.decided().await;
+            if let Flow::Reject(_) = delivered {
+                return delivered;
+            }
+            match self.server.write_down(&self).await {
+                Ok(()) => delivered,
+                Err(error) => {
+                    tracing::error!(event = "journal-failed", %error);
+                    let error = StanzaError::new(Condition::InternalServerError);
+                    Flow::Reject(error.with_text("The server cannot keep this message now"))
+                }
+            }
         })
     }
 

@@ -39,6 +39,7 @@ impl Server {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.stopping() {
             ticks.tick().await;
+            self.sweep_journal().await;
             let server = self.clone();
             // A task of its own: should a plugin panic over one session, the next round comes, and
             // those that were not looked at have kept their place.

@@ -21,14 +21,14 @@ use crate::{
 const WRITERS: usize = 4;
 
 /// An `usher serve` of its own.
-struct Process {
+pub struct Process {
     child: Child,
     address: SocketAddr,
     config: PathBuf,
 }
 
 impl Process {
-    fn start(dir: &Path) -> Self {
+    pub fn start(dir: &Path) -> Self {
         let config = dir.join("usher.toml");
         let text = format!(
             "data_dir = {:?}\n[listen]\nc2s = ['127.0.0.1:0']\nc2s_tls = []\n[tls]\nrequired = false\n\
@@ -54,7 +54,7 @@ impl Process {
     }
 
     /// SIGKILL; dropping it is all there is to it.
-    fn kill(self) {}
+    pub fn kill(self) {}
 
     fn usher(config: &Path, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
@@ -68,7 +68,7 @@ impl Process {
         serde_json::from_slice(&out.stdout).expect("a list")
     }
 
-    fn import(&self, dir: &Path) {
+    pub fn import(&self, dir: &Path) {
         let file = dir.join("users.csv");
         let users = (0..WRITERS).map(|writer| format!("w{writer}@localhost,secret\n"));
         let users: String = users.chain(["sink@localhost,secret\n".into()]).collect();
@@ -78,11 +78,17 @@ impl Process {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
 
-    async fn client(&self, user: &str) -> Remote {
+    /// A client that has logged in and bound nothing.
+    pub async fn authed(&self, user: &str) -> Remote {
         let tcp = TcpStream::connect(self.address).await.expect("is let in");
         tcp.set_nodelay(true).expect("a socket option");
         let mut client = Client::new(Socket::Tcp(tcp), Chunks::Whole);
         client.login(user, "secret").await;
+        client
+    }
+
+    pub async fn client(&self, user: &str) -> Remote {
+        let mut client = self.authed(user).await;
         client.bind("r").await;
         client
     }
@@ -166,18 +172,18 @@ fn mint(config: &Path, book: &Book) {
     }
 }
 
-fn attr<'a>(tree: &'a Tree, name: &str) -> Option<&'a str> {
+pub fn attr<'a>(tree: &'a Tree, name: &str) -> Option<&'a str> {
     tree.attrs.get(&(String::new(), name.to_owned())).map(String::as_str)
 }
 
-fn child<'a>(tree: &'a Tree, local: &str) -> Option<&'a Tree> {
+pub fn child<'a>(tree: &'a Tree, local: &str) -> Option<&'a Tree> {
     tree.content.iter().find_map(|node| match node {
         Node::Element(child) if child.local == local => Some(child),
         _ => None,
     })
 }
 
-fn text(tree: &Tree) -> String {
+pub fn text(tree: &Tree) -> String {
     let texts = tree.content.iter().filter_map(|node| match node {
         Node::Text(text) => Some(text.as_str()),
         _ => None,

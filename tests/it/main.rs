@@ -24,6 +24,7 @@ mod dormant;
 mod ending;
 mod ends;
 mod faults;
+mod flights;
 mod history;
 mod kills;
 mod leave;

@@ -347,6 +347,10 @@ pub struct Sessions {
     /// Sessions without a connection that an account may have; beyond it the one that has waited for
     /// the longest time ends. 0: no bound but those on sessions.
     pub hibernating: u32,
+    /// Whether a message is on disk before its sender is told that the server has it (XEP-0198), so that
+    /// it survives a crash of the server. `false`: it survives a stop and a start, and the loss of
+    /// connections, and costs no write.
+    pub durable: bool,
     /// How long a client may take to close its side once it has been told that its session is over,
     /// before the connection is cut.
     pub close_wait: Span,
@@ -373,6 +377,7 @@ impl Default for Sessions {
             at_limit: AtLimit::Refuse,
             resume: Span::seconds(600),
             hibernating: 5,
+            durable: true,
             close_wait: Span::seconds(5),
             dead_after: Span::seconds(60),
             keepalive: Span::seconds(120),
