@@ -65,7 +65,7 @@ impl Server {
     ) -> Result<usize, AccountError> {
         self.account_address(new)?;
         let void = self.config.on.rename != Who::Nobody;
-        let account = loop {
+        loop {
             let row = self.store.get(&ACCOUNTS, SERVER, old.as_str().as_bytes()).await?;
             let row = row.ok_or_else(|| AccountError::Unknown(old.as_str().into()))?;
             let mut account = Account::decode(&row)?;
@@ -93,24 +93,13 @@ impl Server {
             let outcome = self.store.commit(batch).await;
             self.forget_known_clients(account.id);
             match outcome {
-                Ok(()) => break account,
+                Ok(()) => break,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
-        };
+        }
         self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
         tracing::info!(event = "account-renamed", from = old.as_str(), to = new.as_str());
-        let ended = self.end_account(old, Reason::Renamed, actor, Who::All, None).await;
-        // A login that was under way may have made one more client by the old name.
-        loop {
-            let late = self.renamed_clients(account.id, new).await?;
-            let outcome = self.store.commit(late).await;
-            self.forget_known_clients(account.id);
-            match outcome {
-                Err(StoreError::Conflict) => {}
-                other => break other?,
-            }
-        }
-        Ok(ended)
+        Ok(self.end_account(old, Reason::Renamed, actor, Who::All, None).await)
     }
 }

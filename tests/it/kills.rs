@@ -90,7 +90,7 @@ impl Disk {
 }
 
 /// What an administrator does.
-const ACTS: [&str; 9] = [
+const ACTS: [&str; 11] = [
     "token revoked",
     "grant ended",
     "client ended",
@@ -100,6 +100,8 @@ const ACTS: [&str; 9] = [
     "account epoch",
     "server epoch",
     "deleted",
+    "deleted with grace",
+    "renamed",
 ];
 
 struct Set {
@@ -125,6 +127,14 @@ async fn act(server: &Arc<Server>, what: &str, set: &Set) -> bool {
         ("password set", ..) => {
             let keys = server.keys_of(Secret::new("next")).await.expect("usable");
             server.set_password(&jid, keys, admin(), None).await.is_ok()
+        }
+        ("deleted with grace", ..) => {
+            let at = (START.plus_seconds(60), 1);
+            server.delete_later(&jid, at, admin(), None).await.is_ok()
+        }
+        ("renamed", ..) => {
+            let new = "alina@localhost".parse_jid();
+            server.rename_account(&jid, &new, admin()).await.is_ok()
         }
         ("account epoch", ..) => server.raise_account_epoch(&jid, false, &admin()).await.is_ok(),
         ("server epoch", ..) => server.raise_epoch(Scope::Server, false, &admin()).await.is_ok(),

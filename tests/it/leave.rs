@@ -318,7 +318,7 @@ async fn ro_18_a_former_name_is_nobody_elses() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ro_18_nobody_slips_in_by_the_old_name() {
-    let world = World::start(|_| {}).await;
+    let world = World::start(|config| config.clients.per_account = 1_000).await;
     let account = world.account("alice").await;
     let server = &world.server;
     let names = [ALICE.parse_jid(), "alina@localhost".parse_jid()];
@@ -333,7 +333,7 @@ async fn ro_18_nobody_slips_in_by_the_old_name() {
                 }
                 let session = tended(&server);
                 if enter(&server, &session, old.as_str()).await {
-                    let _ = server.bind(&session, Some(&format!("r{login}"))).await;
+                    let _ = server.bind(&session, Some(&format!("r{round}.{login}"))).await;
                 } else {
                     server.end(&session, server::end::End::peer(Reason::Closed));
                 }

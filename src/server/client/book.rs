@@ -10,6 +10,7 @@ use wire::{Jid, TokenId};
 use super::{Client, ClientRef, Key, Tombstone};
 use crate::{
     Server,
+    account::{ACCOUNTS, Account},
     clock::Millis,
     config::Clients,
     id::{AccountId, ClientId, GrantId},
@@ -218,10 +219,11 @@ impl Server {
         rows.iter().map(|row| Client::decode(&row.value)).collect()
     }
 
-    /// Makes a client: `make` gets its number. Durable when this returns.
+    /// Makes a client: `make` gets its number. Durable when this returns. Only for an account that is
+    /// there by that name: what is written behind a deletion's or a new name's back, nobody would find.
     ///
     /// # Errors
-    /// When storage fails: there is none then.
+    /// When storage fails, or the account is not there any more: there is none then.
     pub(crate) async fn add_client(
         &self,
         account: AccountId,
@@ -231,7 +233,15 @@ impl Server {
             let row = self.store.get(&CLIENT_COUNTS, account.0, COUNT).await?;
             let last = row.as_deref().map(|row| number(&CLIENT_COUNTS, row)).transpose()?;
             let client = make(last.unwrap_or(0) + 1);
+            let name = Bytes::copy_from_slice(client.jid.as_bytes());
+            let owner = self.store.get(&ACCOUNTS, SERVER, &name).await?;
+            let there = owner.as_ref().map(Account::decode).transpose()?;
+            if there.is_none_or(|there| there.id != account) {
+                let why = format!("there is no account `{}` any more", client.jid);
+                return Err(StoreError::Unavailable(why));
+            }
             let mut batch = Batch::new()
+                .expect(&ACCOUNTS, SERVER, name, owner)
                 .expect(&CLIENT_COUNTS, account.0, COUNT, row)
                 .put(&CLIENT_COUNTS, account.0, COUNT, sid_key(client.sid))
                 .and(indexed(&client));
@@ -359,8 +369,8 @@ impl Server {
         }
     }
 
-    /// What gives the clients of an account its new name, as long as nobody changes them meanwhile. Those
-    /// that have it already are left alone.
+    /// What gives the clients of an account its new name, as long as nobody changes or adds one
+    /// meanwhile.
     ///
     /// # Errors
     /// When storage fails or holds nonsense.
@@ -369,18 +379,17 @@ impl Server {
         account: AccountId,
         jid: &Jid,
     ) -> Result<Batch, StoreError> {
-        let mut batch = Batch::new();
+        let count = self.store.get(&CLIENT_COUNTS, account.0, COUNT).await?;
+        let mut batch = Batch::new().expect(&CLIENT_COUNTS, account.0, COUNT, count);
         for row in self.store.rows(&CLIENTS, account.0, Range::all()).await? {
             let mut client = Client::decode(&row.value)?;
-            if client.jid != jid.as_str() {
-                client.jid = jid.as_str().to_owned();
-                batch = batch.expect(&CLIENTS, account.0, row.key.clone(), Some(row.value)).put(
-                    &CLIENTS,
-                    account.0,
-                    row.key,
-                    client.encode(),
-                );
-            }
+            client.jid = jid.as_str().to_owned();
+            batch = batch.expect(&CLIENTS, account.0, row.key.clone(), Some(row.value)).put(
+                &CLIENTS,
+                account.0,
+                row.key,
+                client.encode(),
+            );
         }
         Ok(batch)
     }
