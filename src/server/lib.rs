@@ -24,6 +24,7 @@ pub mod deadlines;
 pub mod end;
 pub mod epoch;
 pub mod events;
+pub mod gate;
 pub mod history;
 pub mod hooks;
 pub mod id;
@@ -116,6 +117,8 @@ pub struct Server {
     pub jobs: job::Jobs,
     /// New connections, by address.
     pub connects: budget::Budget,
+    /// Logins under way.
+    pub logins: Arc<gate::Gate>,
     pub(crate) throttle: throttle::Throttle,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
@@ -201,7 +204,8 @@ impl Server {
         }
         let started = clock.now();
         let throttle = throttle::Throttle::new(&config.auth);
-        let unauthed = unauthed::Unauthed::new(config.limits.connections);
+        let logins = Arc::new(gate::Gate::new(config.limits.logins_at_once));
+        let unauthed = unauthed::Unauthed::new(config.limits.connections, logins.clone());
         let connects = budget::Budget::new(config.limits.connects_per_second);
         Ok(Arc::new(Self {
             config,
@@ -227,6 +231,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             jobs: job::Jobs::default(),
             connects,
+            logins,
             throttle,
             unauthed,
             notes: history::Notes::default(),
