@@ -49,7 +49,10 @@ impl Gate {
     /// Waits until another login may begin. Several may wait, and all look again when somebody leaves:
     /// the one that is told first may have nobody to take in.
     pub async fn room(&self) {
-        while self.places > 0 {
+        if self.places == 0 {
+            return;
+        }
+        loop {
             let left = self.left.notified();
             let full = self.inside.lock().full(self.places, Instant::now());
             match full {
