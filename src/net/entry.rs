@@ -49,6 +49,11 @@ impl Entry {
         }
     }
 
+    /// Waits until another connection may be taken in.
+    pub(crate) async fn room(&self) {
+        self.shared.server.logins.room().await;
+    }
+
     /// Takes in a connection; never waits.
     pub(crate) fn take(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let address = peer.ip().to_canonical();

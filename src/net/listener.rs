@@ -146,6 +146,7 @@ impl Listener {
     pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
         let entry = Arc::new(Entry::new(self.door, server, tls));
         loop {
+            entry.room().await;
             match self.socket.accept().await {
                 Ok((tcp, peer)) => entry.take(tcp, peer),
                 Err(error) => {

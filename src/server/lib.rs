@@ -27,8 +27,12 @@ mod duplicate;
 pub mod end;
 pub mod epoch;
 pub mod events;
+<<<<<<< HEAD
 mod fast;
 pub mod hibernation;
+=======
+pub mod gate;
+>>>>>>> helper-b
 pub mod history;
 pub mod hooks;
 pub mod id;
@@ -129,6 +133,8 @@ pub struct Server {
     pub jobs: job::Jobs,
     /// New connections, by address.
     pub connects: budget::Budget,
+    /// Logins under way.
+    pub logins: Arc<gate::Gate>,
     pub(crate) throttle: throttle::Throttle,
     pub(crate) rates: command::rate::Rates,
     pub(crate) unauthed: unauthed::Unauthed,
@@ -219,7 +225,8 @@ impl Server {
         }
         let started = clock.now();
         let throttle = throttle::Throttle::new(&config.auth);
-        let unauthed = unauthed::Unauthed::new(config.limits.connections);
+        let logins = Arc::new(gate::Gate::new(config.limits.logins_at_once));
+        let unauthed = unauthed::Unauthed::new(config.limits.connections, logins.clone());
         let connects = budget::Budget::new(config.limits.connects_per_second);
         Ok(Arc::new(Self {
             config,
@@ -247,6 +254,7 @@ impl Server {
             journal: Arc::default(),
             jobs: job::Jobs::default(),
             connects,
+            logins,
             throttle,
             rates: command::rate::Rates::default(),
             unauthed,

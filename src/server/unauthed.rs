@@ -11,15 +11,21 @@ use std::{
 
 use parking_lot::Mutex;
 
+<<<<<<< HEAD
 use crate::{
     id::SessionId,
     registry::{Added, Registry},
     session::Session,
 };
+=======
+use crate::{gate::Gate, id::SessionId, registry::Registry, session::Session};
+>>>>>>> helper-b
 
 /// Who has not logged in, oldest first.
 pub(crate) struct Unauthed {
     cap: usize,
+    /// Told of everybody who comes and leaves, cap or none.
+    gate: Arc<Gate>,
     state: Mutex<State>,
 }
 
@@ -51,13 +57,27 @@ pub(crate) enum Admission {
 
 impl Unauthed {
     /// With this cap; 0: none.
-    pub(crate) fn new(cap: u32) -> Self {
-        Self { cap: usize::try_from(cap).unwrap_or(usize::MAX), state: Mutex::default() }
+    pub(crate) fn new(cap: u32, gate: Arc<Gate>) -> Self {
+        let cap = usize::try_from(cap).unwrap_or(usize::MAX);
+        Self { cap, gate, state: Mutex::default() }
     }
 
     /// Enters a new session in the registry if there is room, or somebody who makes room.
     /// `per_address`: the cap of its address; 0: none.
     pub(crate) fn admit(
+        &self,
+        session: &Arc<Session>,
+        registry: &Registry,
+        per_address: usize,
+    ) -> Admission {
+        let admission = self.take_in(session, registry, per_address);
+        if matches!(admission, Admission::Admitted { .. }) {
+            self.gate.enter(session.id);
+        }
+        admission
+    }
+
+    fn take_in(
         &self,
         session: &Arc<Session>,
         registry: &Registry,
@@ -95,6 +115,7 @@ impl Unauthed {
 
     /// It has logged in, or is gone.
     pub(crate) fn left(&self, session: &Session) {
+        self.gate.leave(session.id);
         if self.cap > 0 {
             let mut state = self.state.lock();
             if let Some(number) = state.numbers.remove(&session.id) {

@@ -1,4 +1,4 @@
-//! Limits on failed logins and on new connections, and the cap on all connections.
+//! Limits on failed logins, on new connections and on logins at once, and the cap on all connections.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -374,4 +374,32 @@ async fn without_a_balancer_the_budget_is_that_of_the_peer() {
     client.send(HEADER).await;
     assert!(client.next().await.expect("nothing").is_none(), "closed without a word");
     assert_eq!(world.server.registry.counts().total, 4, "nothing was done for it");
+}
+
+#[tokio::test]
+async fn logins_beyond_the_bound_wait_until_others_are_in() {
+    let world = World::start(|config| config.limits.logins_at_once = 2).await;
+    world.account("alice").await;
+    let mut quick = world.connect().await;
+    quick.open().await;
+    let mut slow = world.connect().await;
+    slow.open().await;
+    let mut third = world.connect().await;
+    third.send(HEADER).await;
+    // Many round trips, in any of which the third one would be taken in.
+    for _ in 0..3 {
+        quick.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='X'/>").await;
+        assert!(quick.element().await.contains("invalid-mechanism"));
+    }
+    assert_eq!(world.server.registry.counts().total, 2, "the third one waits");
+    drop(quick);
+    third.expect("<stream:stream …>").await;
+    third.element().await;
+    drop(slow);
+    // Who is logged in does not count any more.
+    let mut kept = Vec::new();
+    for resource in ["a", "b", "c", "d"] {
+        kept.push(world.bound("alice", resource).await);
+    }
+    assert_eq!(kept.len(), 4);
 }

@@ -255,6 +255,10 @@ pub struct Limits {
     /// many at once if it opened none for a while. Beyond it a new one is closed before anything is
     /// done for it. Whole mobile networks share an address: keep it large. 0: no such limit.
     pub connects_per_second: u32,
+    /// Logins under way at once, from the connection's first moment. Beyond it new connections wait
+    /// in the kernel, so that those that have begun are finished in time. One that takes longer than 5
+    /// seconds does not count any more. 0: no bound.
+    pub logins_at_once: u32,
     /// Bound sessions that one account may have at once; as many again may have logged in and not bound
     /// a resource yet. One that replaces another does not count. 0: no cap.
     pub per_account: u32,
@@ -289,6 +293,7 @@ impl Default for Limits {
             connections: 0,
             per_address: 200,
             connects_per_second: 100,
+            logins_at_once: 1_000,
             per_account: 30,
             mailbox_bytes: 4 << 20,
         }

@@ -169,6 +169,7 @@ scram_iterations = 4096
 [limits]
 per_address = 0
 connects_per_second = 0
+logins_at_once = 0
 per_account = 0
 
 [limits.bound]
