@@ -114,6 +114,8 @@ impl Signals {
 async fn live(config: &Config, inherited: Inherited, image: &Image) -> anyhow::Result<Left> {
     // Before the first word is said: whoever hears it may send a signal.
     let signals = Signals::listen()?;
+    // From the first moment: a new start is no reason to be taken for dead.
+    tokio::spawn(notify::watchdog());
     let dir = &config.data_dir;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
         let dir = dir.display();
@@ -176,7 +178,6 @@ async fn live_on(
     let Signals { hangup, mut stop, user2 } = signals;
     tokio::spawn(reload(hangup, config.clone(), certificate));
     tokio::spawn(restart_by(user2, server.clone()));
-    tokio::spawn(notify::watchdog());
     greet(&server).await?;
     notify::ready();
 
@@ -188,14 +189,16 @@ async fn live_on(
         notify::reloading();
         // Whoever connects from now on waits for the next life.
         doors.shutdown().await;
-    } else {
-        notify::stopping();
     }
     if let Wish::MoveTo(elsewhere, pace) = &wish {
         tokio::select! {
             () = server.move_clients(elsewhere, *pace) => {}
             () = told_to_stop(&mut stop, &server) => {}
         }
+    }
+    // Not before: from here on the service manager has only so much patience.
+    if wish != Wish::Restart {
+        notify::stopping();
     }
     let mut drain = pin!(server.shutdown());
     loop {
