@@ -27,12 +27,9 @@ mod duplicate;
 pub mod end;
 pub mod epoch;
 pub mod events;
-<<<<<<< HEAD
 mod fast;
-pub mod hibernation;
-=======
 pub mod gate;
->>>>>>> helper-b
+pub mod hibernation;
 pub mod history;
 pub mod hooks;
 pub mod id;

@@ -11,15 +11,12 @@ use std::{
 
 use parking_lot::Mutex;
 
-<<<<<<< HEAD
 use crate::{
+    gate::Gate,
     id::SessionId,
     registry::{Added, Registry},
     session::Session,
 };
-=======
-use crate::{gate::Gate, id::SessionId, registry::Registry, session::Session};
->>>>>>> helper-b
 
 /// Who has not logged in, oldest first.
 pub(crate) struct Unauthed {
