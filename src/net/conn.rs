@@ -251,8 +251,9 @@ impl Conn {
                 Effect::Nonza(frame) => self.nonza(&frame),
                 Effect::Ack(h) => {
                     // One that came late is about a stream that goes on elsewhere.
-                    if self.session.mailbox.holder() == self.holder() {
-                        server.acknowledged(&self.session, h);
+                    let ours = self.session.mailbox.holder() == self.holder();
+                    if ours && server.acknowledged(&self.session, h) {
+                        self.outbox.push(sm::ask());
                     }
                 }
                 Effect::Ask => {
@@ -341,6 +342,8 @@ impl Conn {
             Effect::Resume(resume) => self.wait(async move {
                 match server.resume(&session, &resume).await {
                     Ok(continued) => Answer::Continue(continued),
+                    // Its stream error says it.
+                    Err(_) if !session.alive() => Answer::Routed,
                     Err(failed) => Answer::Step(Input::Resumed(Err(failed)), None),
                 }
             }),

@@ -191,6 +191,9 @@ impl Server {
         let me = session.identity()?;
         let granted = async {
             let used = used.filter(|_| me.token.is_some());
+            if used.is_some() {
+                self.first_use(&me).await?;
+            }
             if used.is_some_and(|used| used.invalidate) {
                 self.invalidate(&me).await?;
             }
@@ -203,6 +206,21 @@ impl Server {
             tracing::error!(event = "token-not-granted", session = %session.id, %error);
             None
         })
+    }
+
+    /// Notes that the token that has let a session in was used, if it was not before: durably, for it
+    /// is told apart by that from one that its client never got, and ends the ones before it.
+    async fn first_use(&self, me: &Identity) -> Result<(), StoreError> {
+        let (Some(id), Some(client)) = (me.token, me.client()) else { return Ok(()) };
+        let now = self.clock.now();
+        let noted = self.change_client(me.account, client.sid, |client| {
+            let is_news = client.grants.iter().flat_map(|grant| &grant.tokens).any(|token| {
+                (token.id == id && token.used.is_none())
+                    || (token.next == Some(id) && token.over.is_none())
+            });
+            is_news && client.token_was_used(id, now, true)
+        });
+        noted.await.map(drop)
     }
 
     /// For which mechanism a session gets a token, if it gets one.

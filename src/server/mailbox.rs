@@ -249,6 +249,17 @@ pub enum Take {
     Displaced,
 }
 
+/// What a client owes after it has acknowledged something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// Nothing that it was asked about.
+    All,
+    /// The same; what was sent behind that is to be asked about now.
+    Ask,
+    /// An answer to what it was asked about.
+    Owed,
+}
+
 /// The counts of a stream, for another connection to go on with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -279,6 +290,11 @@ impl Managed {
         }
         let sent = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
         Err(TooHigh { h, sent: self.acked.wrapping_add(sent) })
+    }
+
+    /// Whether what is unacknowledged is worth a question.
+    fn is_worth_asking(&self) -> bool {
+        self.sent.len() >= PRESENCES || self.sent.iter().any(|p| p.kind != Kind::Presence)
     }
 
     /// Forgets what `h` acknowledges, and gives the bytes that it took.
@@ -417,11 +433,11 @@ impl Mailbox {
         Some(Counts { acked: managed.acked, handled: managed.handled })
     }
 
-    /// The client has handled `h` stanzas. Whether it has answered all that it was asked.
+    /// The client has handled `h` stanzas.
     ///
     /// # Errors
     /// [`TooHigh`]: nothing has changed then.
-    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
+    pub fn ack(&self, h: u32) -> Result<Acked, TooHigh> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
@@ -431,11 +447,16 @@ impl Mailbox {
         // Less than half the range behind: see `passed`.
         if managed.asked.is_some_and(|asked| behind.wrapping_sub(asked) < u32::MAX / 2) {
             managed.asked = None;
+            // Nothing may be sent for a long time, and this is not to be open for as long.
+            if managed.is_worth_asking() {
+                managed.asked = Some(inner.taken);
+                return Ok(Acked::Ask);
+            }
         }
         if managed.sent.is_empty() {
             managed.sent = VecDeque::new();
         }
-        Ok(managed.asked.is_none())
+        Ok(if managed.asked.is_none() { Acked::All } else { Acked::Owed })
     }
 
     /// Takes the stream away from whatever connection has it: what the client has not handled, by its
@@ -687,10 +708,10 @@ mod tests {
         assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
         assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
         assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
-        assert_eq!(mailbox.ack(2), Ok(false), "asked about all three");
+        assert_eq!(mailbox.ack(2), Ok(Acked::Owed), "asked about all three");
         mailbox.push(parcel("d"), 6).expect("there is room again");
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
-        assert_eq!(mailbox.ack(3), Ok(true));
+        assert_eq!(mailbox.ack(3), Ok(Acked::Ask), "about what was sent behind it");
         assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
         assert_eq!(mailbox.leftover().len(), 1);
     }
@@ -713,7 +734,7 @@ mod tests {
         assert!(!mailbox.receive(old));
         assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
         assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
-        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(true), 0));
+        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(Acked::All), 0));
     }
 
     #[test]
@@ -726,7 +747,7 @@ mod tests {
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
         assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
-        assert_eq!(mailbox.ack(1), Ok(true));
+        assert_eq!(mailbox.ack(1), Ok(Acked::All));
         assert_eq!(mailbox.bytes(), 0);
     }
 

@@ -35,12 +35,13 @@ use wire::{
 
 use crate::{
     Server, Session,
+    client::Client,
     clock::Millis,
     end::{self, End, EndRecord, Reason},
     events::Change,
     hooks::Moment,
     id::SessionId,
-    mailbox::{Holder, TooHigh},
+    mailbox::{Acked, Holder, TooHigh},
     session::Identity,
 };
 
@@ -204,19 +205,23 @@ impl Server {
         self.rearm(session);
     }
 
-    /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends.
-    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) {
-        match session.mailbox.ack(h) {
-            Ok(true) => {
+    /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends. Whether
+    /// it is to be asked about what it was sent besides.
+    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) -> bool {
+        let acked = session.mailbox.ack(h);
+        match acked {
+            Ok(Acked::All) => {
                 if let Some(resumable) = session.resumable() {
                     resumable.asked.store(0, Ordering::Relaxed);
                 }
             }
-            Ok(false) => {}
+            Ok(Acked::Ask) => self.asked(session),
+            Ok(Acked::Owed) => {}
             Err(TooHigh { h, sent }) => {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
             }
         }
+        acked == Ok(Acked::Ask)
     }
 
     /// A session's connection has broken: from now on it waits for another one. False: it cannot, and
@@ -275,13 +280,20 @@ impl Server {
         let unknown = || Failed::from(Condition::ItemNotFound);
         let me = session.identity().filter(|_| session.full().is_none()).ok_or_else(unknown)?;
         let id = self.read_resumption_id(&resume.previd).ok_or_else(unknown)?;
-        let old = self.registry.get(id).filter(|old| old.alive() && old.is_resumable());
+        let old = self.registry.get(id).filter(|old| old.is_resumable());
         let Some(old) = old else { return Err(self.no_more(id, resume.h, &me).await) };
         let was = old.identity().ok_or_else(unknown)?;
         if was.account != me.account || was.jid != me.jid {
             return Err(unknown());
         }
-        self.may_go_on(session, &me, &was).await?;
+        // It may be over and not swept yet.
+        if let Some(reason) = self.is_overdue(&old) {
+            self.end(&old, End::new(reason));
+        }
+        if !old.alive() {
+            return Err(self.no_more(id, resume.h, &me).await);
+        }
+        let client = self.may_go_on(session, &me, &was).await?;
         if self.stopping() {
             return Err(Condition::ResourceConstraint.into());
         }
@@ -294,15 +306,15 @@ impl Server {
         };
         // Until it is entered nobody has it: should this be called off, it hibernates.
         let resumable = old.resumable().ok_or_else(unknown)?;
-        if old.connected() {
-            resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
-            resumable.asked.store(0, Ordering::Relaxed);
-            if !self.registry.set_hibernating(&old) {
-                return Err(self.no_more(id, resume.h, &me).await);
-            }
-            self.rearm(&old);
+        if !self.adrift(&old, &resumable) {
+            return Err(self.no_more(id, resume.h, &me).await);
         }
-        let Some(held) = self.quiet(&old).await else {
+        let held = self.quiet(&old).await;
+        // Another connection may have entered it after it was claimed here, only to be displaced.
+        if !self.adrift(&old, &resumable) {
+            return Err(self.no_more(id, resume.h, &me).await);
+        }
+        let Some(held) = held else {
             tracing::error!(event = "resumption-stuck", session = %old.id);
             return Err(Condition::InternalServerError.into());
         };
@@ -316,6 +328,9 @@ impl Server {
         }
         self.close_login(&old);
         let identity = me.continuing(&was);
+        if let Some(client) = &client {
+            self.bound_by_client(&identity, client);
+        }
         if !self.registry.resume(&old, session, identity) {
             return Err(self.no_more(id, resume.h, &me).await);
         }
@@ -340,6 +355,20 @@ impl Server {
         Ok(Continued { session: old, lease: Lease { holder, _held: held }, resumed })
     }
 
+    /// Sees to it that a session that was taken away from its connection waits for another one. False:
+    /// it has ended.
+    fn adrift(&self, session: &Session, resumable: &Resumable) -> bool {
+        if session.connected() {
+            resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
+            resumable.asked.store(0, Ordering::Relaxed);
+            if !self.registry.set_hibernating(session) {
+                return false;
+            }
+            self.rearm(session);
+        }
+        session.alive()
+    }
+
     /// Waits until the stanza that a session's connection is at is seen through, a bounded time.
     pub(crate) async fn quiet(&self, session: &Session) -> Option<OwnedMutexGuard<()>> {
         let lease = session.resumable()?.lease.clone();
@@ -347,13 +376,14 @@ impl Server {
     }
 
     /// Whether the one who has logged in may go on with what the other one was: the same client, as far
-    /// as both are known to be one, from where that client may come.
+    /// as both are known to be one, from where that client may come. Gives that client, unless its own
+    /// token has let it in, which says for itself how far it goes.
     async fn may_go_on(
         &self,
         session: &Session,
         me: &Identity,
         was: &Identity,
-    ) -> Result<(), Failed> {
+    ) -> Result<Option<Client>, Failed> {
         let unknown = || Failed::from(Condition::ItemNotFound);
         match (me.client(), was.client()) {
             (Some(mine), Some(theirs)) if mine != theirs => Err(unknown()),
@@ -363,9 +393,10 @@ impl Server {
                     Failed::from(Condition::InternalServerError)
                 })?;
                 let client = client.filter(|client| client.over.is_none()).ok_or_else(unknown)?;
-                self.may_come(session, &client).map_err(|_| unknown())
+                self.may_come(session, &client).map_err(|_| unknown())?;
+                Ok(Some(client))
             }
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -373,8 +404,14 @@ impl Server {
     /// secret.
     async fn no_more(&self, id: SessionId, h: u32, me: &Identity) -> Failed {
         let unknown = Failed::from(Condition::ItemNotFound);
-        let past = self.recent.get(id).filter(|past| past.account == Some(me.account));
-        match past {
+        let past = self.recent.get(id).map(|past| (past.account, past.handled, past.record));
+        // Its connection may not be gone yet.
+        let past = past.or_else(|| {
+            let session = self.registry.get(id)?;
+            let handled = session.mailbox.counts().map(|counts| counts.handled);
+            Some((session.identity().map(|was| was.account), handled, session.end_record()?))
+        });
+        match past.filter(|(account, ..)| *account == Some(me.account)) {
             None => match self.strike_off(me.account, id, h).await {
                 Ok(None) => unknown,
                 // The server that it was at has died.
@@ -388,9 +425,9 @@ impl Server {
                     unknown
                 }
             },
-            Some(past) => Failed {
-                h: past.handled,
-                app: Some(end::element(past.record.reason.as_str(), past.record.by.kind())),
+            Some((_, handled, record)) => Failed {
+                h: handled,
+                app: Some(end::element(record.reason.as_str(), record.by.kind())),
                 ..unknown
             },
         }

@@ -183,6 +183,23 @@ impl Grant {
 }
 
 impl Client {
+    /// Notes the use of one of its tokens. At its `first` use the ones that it took the place of are
+    /// over. False: there is no such token.
+    pub(crate) fn token_was_used(&mut self, id: TokenId, now: Millis, first: bool) -> bool {
+        let Some((used, token)) = self.token_mut(id) else { return false };
+        *used = (*used).max(Some(now));
+        token.used = token.used.max(Some(now));
+        if first {
+            let by = Tombstone::by_rule(now, Over::Superseded);
+            for older in self.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
+                if older.next == Some(id) {
+                    older.over.get_or_insert_with(|| by.clone());
+                }
+            }
+        }
+        true
+    }
+
     /// A token of this client, and its grant.
     #[must_use]
     pub fn token(&self, id: TokenId) -> Option<(&Grant, &TokenRecord)> {
@@ -409,16 +426,8 @@ impl Server {
         }
         let clients = self.config.clients.clone();
         self.note_client(found.client.account, found.client.sid, move |client| {
-            let Some((used, token)) = client.token_mut(id) else { return false };
-            *used = (*used).max(Some(now));
-            token.used = token.used.max(Some(now));
-            if first {
-                let by = Tombstone::by_rule(now, Over::Superseded);
-                for older in client.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
-                    if older.next == Some(id) {
-                        older.over.get_or_insert_with(|| by.clone());
-                    }
-                }
+            if !client.token_was_used(id, now, first) {
+                return false;
             }
             client.was_seen(now, from, &clients);
             true

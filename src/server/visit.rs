@@ -90,7 +90,7 @@ impl Server {
     }
 
     /// Bounds a session by what its client may: how long, and how much until it is confirmed.
-    fn bound_by_client(&self, identity: &Identity, client: &Client) {
+    pub(crate) fn bound_by_client(&self, identity: &Identity, client: &Client) {
         let waits = client.waits(&self.config.clients, self.clock.now());
         let mut live = identity.live.lock();
         live.expires = client.stays_until(identity.token, &live.policy);

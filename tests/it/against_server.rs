@@ -49,7 +49,7 @@ async fn run(case: &Case, chunks: &Chunks) -> Result<(), String> {
     }
     dialogue::run(case, &mut clients, &mut vars).await?;
     drop(clients);
-    world.empty().await;
+    world.deserted().await;
     Ok(())
 }
 

@@ -10,12 +10,13 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
-    scram::Exchange,
-    script::{Act, Case},
+    scram::{Exchange, Possession},
+    script::{Act, Case, Fast, Scram},
     xml::{self, Item, Node, Tree, Vars},
 };
 
 const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+const SASL2: &str = "urn:xmpp:sasl:2";
 /// The header that a client sends if nothing else is to be shown.
 pub const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
                           xmlns:stream='http://etherx.jabber.org/streams' to='localhost' \
@@ -78,6 +79,7 @@ pub struct Client<L> {
     /// Items that were looked at and not taken.
     seen: VecDeque<Item>,
     scram: Option<Exchange>,
+    possession: Option<Possession>,
     /// The server has opened a stream that is not over.
     open: bool,
     /// The connection is over.
@@ -87,7 +89,8 @@ pub struct Client<L> {
 impl<L: Link> Client<L> {
     pub fn new(link: L, chunks: Chunks) -> Self {
         let (inbox, seen) = (Vec::new(), VecDeque::new());
-        Self { link, chunks, inbox, seen, scram: None, open: false, over: false }
+        let (scram, possession) = (None, None);
+        Self { link, chunks, inbox, seen, scram, possession, open: false, over: false }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -175,15 +178,21 @@ impl<L: Link> Client<L> {
     }
 
     /// Runs SCRAM up to the proof, or to the server's refusal, which stays unread.
-    pub async fn scram(&mut self, plan: &crate::script::Scram) -> Result<(), String> {
+    pub async fn scram(&mut self, plan: &Scram) -> Result<(), String> {
         let mut exchange = Exchange::new(plan, |kind| self.link.binding(kind));
         let (mechanism, first) = (&plan.mechanism, STANDARD.encode(exchange.first()));
-        self.send(format!("<auth xmlns='{SASL}' mechanism='{mechanism}'>{first}</auth>")).await;
+        let profile = if plan.inline.is_some() { SASL2 } else { SASL };
+        self.send(match &plan.inline {
+            None => format!("<auth xmlns='{SASL}' mechanism='{mechanism}'>{first}</auth>"),
+            Some(inline) => authenticate(mechanism, &first, inline),
+        })
+        .await;
         match self.next().await? {
-            Some(Item::Element(challenge)) if challenge.local == "challenge" => {
-                let last = exchange.last(&decoded(&challenge)?)?;
-                self.send(format!("<response xmlns='{SASL}'>{}</response>", STANDARD.encode(last)))
-                    .await;
+            Some(Item::Element(challenge))
+                if challenge.local == "challenge" && challenge.ns == profile =>
+            {
+                let last = STANDARD.encode(exchange.last(&decoded(&challenge)?)?);
+                self.send(format!("<response xmlns='{profile}'>{last}</response>")).await;
                 self.scram = Some(exchange);
                 Ok(())
             }
@@ -201,6 +210,50 @@ impl<L: Link> Client<L> {
             Some(Item::Element(success)) if success.ns == SASL && success.local == "success" => {
                 let exchange = self.scram.take().ok_or("no SCRAM exchange is under way")?;
                 exchange.verify(&decoded(&success)?)
+            }
+            got => Err(format!("{} instead of <success>", name(got.as_ref()))),
+        }
+    }
+
+    /// The same in the profile of SASL 2; what else it says has to fit.
+    pub async fn expect_scram2(&mut self, rest: &Item, vars: &mut Vars) -> Result<(), String> {
+        let exchange = self.scram.take().ok_or("no SCRAM exchange is under way")?;
+        let proof = self.expect_success(rest, vars).await?;
+        exchange.verify(&String::from_utf8(proof).map_err(|why| why.to_string())?)
+    }
+
+    /// Shows that it has a token of FAST.
+    pub async fn fast(&mut self, plan: &Fast) {
+        let possession = Possession::new(plan, |kind| self.link.binding(kind));
+        let message = STANDARD.encode(&possession.message);
+        self.send(authenticate(&plan.mechanism, &message, &plan.inline)).await;
+        self.possession = Some(possession);
+    }
+
+    /// Expects that the server has the token too; what else it says has to fit.
+    pub async fn expect_fast(&mut self, rest: &Item, vars: &mut Vars) -> Result<(), String> {
+        let possession = self.possession.take().ok_or("no token was shown")?;
+        let proof = self.expect_success(rest, vars).await?;
+        let right = proof == possession.answer;
+        right.then_some(()).ok_or_else(|| format!("{proof:?} proves no possession of the token"))
+    }
+
+    /// Expects a `<success/>` of SASL 2 that fits but for its additional data, which are given.
+    async fn expect_success(&mut self, rest: &Item, vars: &mut Vars) -> Result<Vec<u8>, String> {
+        let Item::Element(wanted) = rest else { return Err("no element is expected".into()) };
+        match self.next().await? {
+            Some(Item::Element(mut got)) if got.ns == SASL2 && got.local == "success" => {
+                let mut proof = None;
+                got.content.retain(|node| match node {
+                    Node::Element(data) if data.local == "additional-data" => {
+                        proof = Some(decoded_bytes(data));
+                        false
+                    }
+                    _ => true,
+                });
+                xml::matches(wanted, &got, vars)
+                    .map_err(|why| format!("{why}; got {}", show(&got)))?;
+                proof.ok_or("no additional data")?
             }
             got => Err(format!("{} instead of <success>", name(got.as_ref()))),
         }
@@ -241,8 +294,18 @@ pub async fn run<L: Link>(
             Act::Expect(item) => client.expect_item(item, vars).await,
             Act::ExpectClose => client.expect_close().await,
             Act::ExpectCut => client.expect_cut().await,
-            Act::ExpectScram => client.expect_scram().await,
-            Act::Scram(plan) => client.scram(plan).await,
+            Act::ExpectFast(rest) => client.expect_fast(rest, vars).await,
+            Act::ExpectScram(None) => client.expect_scram().await,
+            Act::ExpectScram(Some(rest)) => client.expect_scram2(rest, vars).await,
+            Act::Fast(plan) => {
+                let (token, inline) = (text(&plan.token, vars)?, text(&plan.inline, vars)?);
+                client.fast(&Fast { token, inline, ..plan.clone() }).await;
+                Ok(())
+            }
+            Act::Scram(plan) => {
+                let inline = plan.inline.as_deref().map(|inline| text(inline, vars)).transpose()?;
+                client.scram(&Scram { inline, ..plan.clone() }).await
+            }
             Act::Send(text) => {
                 let bytes = render(text, vars)?;
                 client.send(bytes).await;
@@ -331,15 +394,31 @@ fn braces(text: &str) -> Result<(&str, &str), String> {
     Ok((&text[..first + more], &text[first + more + 2..]))
 }
 
+/// What a client asks for with a login of SASL 2.
+fn authenticate(mechanism: &str, initial: &str, inline: &str) -> String {
+    format!(
+        "<authenticate xmlns='{SASL2}' mechanism='{mechanism}'>\
+         <initial-response>{initial}</initial-response>{inline}</authenticate>"
+    )
+}
+
+/// A part of a line that a client sends, filled in.
+fn text(part: &str, vars: &Vars) -> Result<String, String> {
+    String::from_utf8(render(part, vars)?).map_err(|why| why.to_string())
+}
+
 /// The text of a SASL message.
 fn decoded(tree: &Tree) -> Result<String, String> {
+    String::from_utf8(decoded_bytes(tree)?).map_err(|why| why.to_string())
+}
+
+fn decoded_bytes(tree: &Tree) -> Result<Vec<u8>, String> {
     let text = match &*tree.content {
         [] => "",
         [Node::Text(text)] => text,
         _ => return Err(format!("<{}> holds more than base64", tree.local)),
     };
-    let bytes = STANDARD.decode(text).map_err(|why| format!("`{text}`: {why}"))?;
-    String::from_utf8(bytes).map_err(|why| why.to_string())
+    STANDARD.decode(text).map_err(|why| format!("`{text}`: {why}"))
 }
 
 fn name(item: Option<&Item>) -> String {

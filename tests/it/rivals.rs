@@ -40,6 +40,7 @@ async fn login_as(client: &mut Remote, mechanism: &str, authzid: &str, token: &s
             user: "alice".into(),
             password: PASSWORD.into(),
             options: [acting].into_iter().filter(|(_, id)| !id.is_empty()).collect(),
+            inline: None,
         };
         client.scram(&plan).await.expect("an answer");
         return verdict(&client.element().await);
@@ -528,6 +529,7 @@ async fn cve_2013_6169_tls_is_1_2_or_1_3_and_both_can_be_bound_to() {
                 user: "alice".into(),
                 password: PASSWORD.into(),
                 options: [("binding".to_owned(), binding.to_owned())].into(),
+                inline: None,
             };
             client.scram(&plan).await.expect("a challenge");
             client.expect_scram().await.expect("both ends see the same channel");

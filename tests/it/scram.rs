@@ -1,13 +1,13 @@
-//! The client's half of SCRAM (RFC 5802), written from the RFC and independent of the server's, so
-//! that a mistake in one is not repeated in the other. It can make the mistakes that a script asks
-//! for. Names and passwords are ASCII.
+//! The client's half of SCRAM (RFC 5802) and of SASL-HT (draft-ietf-kitten-sasl-ht), written from the
+//! texts and independent of the server's, so that a mistake in one is not repeated in the other. It can
+//! make the mistakes that a script asks for. Names and passwords are ASCII.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::script::Scram;
+use crate::script::{Fast, Scram};
 
 /// A running exchange.
 pub struct Exchange {
@@ -94,6 +94,40 @@ impl Exchange {
         let wanted = format!("v={}", STANDARD.encode(&self.signature));
         let same = !self.signature.is_empty() && additional == wanted;
         same.then_some(()).ok_or_else(|| format!("`{additional}` instead of `{wanted}`"))
+    }
+}
+
+/// What shows that a client has a token, and that the server has it.
+pub struct Possession {
+    /// The client's message.
+    pub message: Vec<u8>,
+    /// What the server has to answer.
+    pub answer: Vec<u8>,
+}
+
+impl Possession {
+    /// `binding` gives the channel binding data of a type.
+    pub fn new(plan: &Fast, binding: impl Fn(&str) -> Vec<u8>) -> Self {
+        let channel = match plan.mechanism.rsplit('-').next() {
+            Some("EXPR") => binding("tls-exporter"),
+            Some("ENDP") => binding("tls-server-end-point"),
+            _ => Vec::new(),
+        };
+        let hash = |parts: &[&[u8]]| mac256(plan.token.as_bytes(), &parts.concat());
+        let name = plan.user.as_bytes();
+        let responder = hash(&[b"Responder", &channel]);
+        match &plan.pairs {
+            None => {
+                let proof = hash(&[b"Initiator", &channel]);
+                Self { message: [name, &[0], &proof].concat(), answer: responder }
+            }
+            Some(pairs) => {
+                let pairs = pairs.as_bytes();
+                let proof = hash(&[b"Initiator", &channel, pairs]);
+                let message = [name, &[0], pairs, &[0], &proof].concat();
+                Self { message, answer: [&[0, 0][..], &responder].concat() }
+            }
+        }
     }
 }
 

@@ -75,8 +75,14 @@ pub enum Act {
     ExpectClose,
     /// The server closes the TCP connection, or breaks it, without closing the stream.
     ExpectCut,
-    /// The server accepts a SCRAM proof and proves that it knows the password too.
-    ExpectScram,
+    /// The server accepts the proof of a token and proves that it has the token too; with what else it
+    /// says.
+    ExpectFast(Item),
+    /// The server accepts a SCRAM proof and proves that it knows the password too; with what else it
+    /// says, in the profile of SASL 2.
+    ExpectScram(Option<Item>),
+    /// The client proves that it has a token.
+    Fast(Fast),
     /// The client runs SCRAM up to its proof.
     Scram(Scram),
     /// The client sends these bytes, once placeholders are filled in.
@@ -94,6 +100,21 @@ pub struct Scram {
     pub password: String,
     /// `binding`, `data`, `authzid`, `flag`, `nonce`, `channel`: what differs from a plain one.
     pub options: BTreeMap<String, String>,
+    /// In the profile of SASL 2, with this beside the initial response.
+    pub inline: Option<String>,
+}
+
+/// A login with a token of FAST.
+#[derive(Clone, Debug)]
+pub struct Fast {
+    /// As in `HT-SHA-256-NONE`.
+    pub mechanism: String,
+    pub user: String,
+    pub token: String,
+    /// Key/value pairs of the newer layout of the message; none: it is the older one.
+    pub pairs: Option<String>,
+    /// What stands beside the initial response.
+    pub inline: String,
 }
 
 impl Case {
@@ -216,6 +237,20 @@ fn read(case: &mut Case, client: &str, line: usize, text: &str) -> Result<(), St
     match *words {
         ["C:", "starttls"] => step(Act::StartTls),
         ["C:", "drop"] => step(Act::Drop),
+        ["C:", "scram2", mechanism, user, password, ..] => step(Act::Scram(Scram {
+            mechanism: format!("SCRAM-{mechanism}"),
+            user: user.into(),
+            password: password.into(),
+            options: BTreeMap::new(),
+            inline: Some(elements(text).into()),
+        })),
+        ["C:", "fast", mechanism, user, token, ref more @ ..] => step(Act::Fast(Fast {
+            mechanism: mechanism.into(),
+            user: user.into(),
+            token: token.into(),
+            pairs: more.first().and_then(|pairs| pairs.strip_prefix("pairs=")).map(Into::into),
+            inline: elements(text).into(),
+        })),
         ["C:", "scram", mechanism, user, password, ref options @ ..] => {
             let option = |option: &&str| {
                 let (key, value) = option.split_once('=').ok_or("an option is `key=value`")?;
@@ -226,11 +261,14 @@ fn read(case: &mut Case, client: &str, line: usize, text: &str) -> Result<(), St
                 user: user.into(),
                 password: password.into(),
                 options: options.iter().map(option).collect::<Result<_, _>>()?,
+                inline: None,
             }));
         }
         ["S:", "close"] => step(Act::ExpectClose),
         ["S:", "cut"] => step(Act::ExpectCut),
-        ["S:", "scram"] => step(Act::ExpectScram),
+        ["S:", "scram"] => step(Act::ExpectScram(None)),
+        ["S:", "scram", ..] => step(Act::ExpectScram(Some(xml::pattern(elements(text))?))),
+        ["S:", "fast", ..] => step(Act::ExpectFast(xml::pattern(elements(text))?)),
         ["C:", ..] => step(Act::Send(text["C:".len()..].trim_start_matches(' ').to_owned())),
         ["S:", ..] => {
             let pattern = crate::dialogue::encode(text["S:".len()..].trim())?;
@@ -265,6 +303,11 @@ fn read(case: &mut Case, client: &str, line: usize, text: &str) -> Result<(), St
         _ => return expand(case, client, line, &words),
     }
     Ok(())
+}
+
+/// The XML at the end of a line.
+fn elements(text: &str) -> &str {
+    text.find('<').map_or("", |at| &text[at..])
 }
 
 /// Lines that stand for several others.
@@ -318,6 +361,24 @@ mod tests {
         assert!(cases[0].is_about_one_stream() && !cases[1].is_about_one_stream());
         assert_eq!(cases[1].clients(), ["x", "y"]);
         assert_eq!(cases[1].steps.len(), 4);
+    }
+
+    #[test]
+    fn what_comes_with_a_login_is_kept_as_it_is_written() {
+        let text = "== a\n# r\nC: scram2 SHA-256 u p <a b='1  2'/>\nC: scram2 SHA-1 u p\n\
+                    C: fast HT-SHA-256-NONE u ${t} pairs= <f/>\nS: fast <success/>\n";
+        let cases = parse("t.script", text).expect("is right");
+        let acts: Vec<&Act> = cases[0].steps.iter().map(|step| &step.act).collect();
+        let [Act::Scram(one), Act::Scram(two), Act::Fast(fast), Act::ExpectFast(_)] = acts[..]
+        else {
+            panic!("{acts:?}")
+        };
+        assert_eq!(one.inline.as_deref(), Some("<a b='1  2'/>"));
+        assert_eq!(two.inline.as_deref(), Some(""));
+        assert_eq!(
+            (&*fast.token, fast.pairs.as_deref(), &*fast.inline),
+            ("${t}", Some(""), "<f/>")
+        );
     }
 
     #[test]

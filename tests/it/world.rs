@@ -19,7 +19,7 @@ use server::{
     account::{Account, Role},
     clock::{Clock, Millis},
     config::{Config, Span},
-    end::Actor,
+    end::{Actor, End, Reason},
     keyring::KeyRing,
     plugin::Plugin,
     store::SharedStore,
@@ -246,6 +246,18 @@ impl World {
         }
     }
 
+    /// The same where some wait to be resumed, which nobody does.
+    pub async fn deserted(&self) {
+        assert_eventually("all sessions are gone or hibernate", || {
+            self.server.registry.all().all(|session| !session.connected() || session.settled())
+        })
+        .await;
+        for session in self.server.registry.all().collect::<Vec<_>>() {
+            self.server.end(&session, End::new(Reason::NotResumed));
+        }
+        self.empty().await;
+    }
+
     /// Waits until nobody is there any more.
     pub async fn empty(&self) {
         assert_eventually("all sessions are gone", || self.server.registry.counts().total == 0)
@@ -298,6 +310,7 @@ impl Remote {
             user: user.into(),
             password: password.into(),
             options: Default::default(),
+            inline: None,
         };
         self.scram(&plan).await?;
         self.expect_scram().await?;
