@@ -192,8 +192,8 @@ struct Managed {
     acked: u32,
     /// Stanzas of the client that were taken in.
     handled: u32,
-    /// Taken parcels, by the count of the mailbox, that the client has been asked about.
-    asked: Option<u32>,
+    /// The client has been asked how far it is, and has not answered.
+    asked: bool,
 }
 
 /// A place in a mailbox's queue; see [`Mailbox::mark`].
@@ -330,10 +330,8 @@ impl Mailbox {
             return Take::Empty;
         }
         let ask = inner.managed.as_mut().is_some_and(|managed| {
-            let ask = managed.asked.is_none() && (worth || managed.sent.len() >= PRESENCES);
-            if ask {
-                managed.asked = Some(inner.taken);
-            }
+            let ask = !managed.asked && (worth || managed.sent.len() >= PRESENCES);
+            managed.asked |= ask;
             ask
         });
         Take::Some { ask }
@@ -376,25 +374,21 @@ impl Mailbox {
         Some(Counts { acked: managed.acked, handled: managed.handled })
     }
 
-    /// The client has handled `h` stanzas. Whether it has answered all that it was asked.
+    /// The client has handled `h` stanzas. Whatever it has been asked, that is an answer: there are
+    /// clients that never count all that they get, and they are asked again all the same.
     ///
     /// # Errors
     /// [`TooHigh`]: nothing has changed then.
-    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
+    pub fn ack(&self, h: u32) -> Result<(), TooHigh> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
         inner.bytes -= managed.ack(h)?;
-        let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
-        let behind = inner.taken.wrapping_sub(open);
-        // Less than half the range behind: see `passed`.
-        if managed.asked.is_some_and(|asked| behind.wrapping_sub(asked) < u32::MAX / 2) {
-            managed.asked = None;
-        }
+        managed.asked = false;
         if managed.sent.is_empty() {
             managed.sent = VecDeque::new();
         }
-        Ok(managed.asked.is_none())
+        Ok(())
     }
 
     /// Takes the stream away from whatever connection has it: what the client has not handled, by its
@@ -410,7 +404,7 @@ impl Mailbox {
             inner.bytes -= managed.ack(h)?;
             let again = std::mem::take(&mut managed.sent);
             inner.taken = inner.taken.wrapping_sub(u32::try_from(again.len()).unwrap_or(0));
-            managed.asked = None;
+            managed.asked = false;
             let counts = Counts { acked: managed.acked, handled: managed.handled };
             let waiting = std::mem::replace(&mut inner.queue, again);
             inner.queue.extend(waiting);
@@ -442,7 +436,7 @@ impl Mailbox {
         if inner.holder == holder {
             inner.waker = None;
             if let Some(managed) = &mut inner.managed {
-                managed.asked = None;
+                managed.asked = false;
             }
         }
     }
@@ -523,7 +517,20 @@ impl Mailbox {
         (inner.bytes - sent.map(Parcel::size).sum::<u32>()) as usize
     }
 
-    /// Stanzas that the client has not acknowledged.
+    /// Stanzas that wait or are not acknowledged.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.queue.len() + inner.managed.as_ref().map_or(0, |managed| managed.sent.len())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Stanzas that the client was sent and has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         self.inner.lock().managed.as_ref().map_or(0, |managed| managed.sent.len())
@@ -637,12 +644,26 @@ mod tests {
         assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
         assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
         assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
-        assert_eq!(mailbox.ack(2), Ok(false), "asked about all three");
+        assert_eq!(mailbox.ack(2), Ok(()));
         mailbox.push(parcel("d"), 6).expect("there is room again");
+        assert_eq!(mailbox.ack(3), Ok(()));
+        assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
+        mailbox.push(parcel("e"), 6).expect("there is room");
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
-        assert_eq!(mailbox.ack(3), Ok(true));
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
-        assert_eq!(mailbox.leftover().len(), 1);
+        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 5 }), "it does not go back");
+        assert_eq!(mailbox.leftover().len(), 2);
+    }
+
+    #[test]
+    fn a_client_that_counts_less_than_it_gets_has_answered_and_is_asked_again() {
+        let mailbox = Mailbox::default();
+        mailbox.manage();
+        for text in ["a", "b", "c"] {
+            mailbox.push(parcel(text), 99).expect("open");
+            assert_eq!(all(&mailbox, Holder::default()).0, Take::Some { ask: true }, "{text}");
+            mailbox.ack(0).expect("was sent");
+        }
+        assert_eq!(mailbox.unacknowledged(), 3);
     }
 
     #[test]
@@ -663,7 +684,7 @@ mod tests {
         assert!(!mailbox.receive(old));
         assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
         assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
-        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(true), 0));
+        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(()), 0));
     }
 
     #[test]
@@ -676,7 +697,7 @@ mod tests {
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
         assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
-        assert_eq!(mailbox.ack(1), Ok(true));
+        assert_eq!(mailbox.ack(1), Ok(()));
         assert_eq!(mailbox.bytes(), 0);
     }
 

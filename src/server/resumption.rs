@@ -207,12 +207,11 @@ impl Server {
     /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends.
     pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) {
         match session.mailbox.ack(h) {
-            Ok(true) => {
+            Ok(()) => {
                 if let Some(resumable) = session.resumable() {
                     resumable.asked.store(0, Ordering::Relaxed);
                 }
             }
-            Ok(false) => {}
             Err(TooHigh { h, sent }) => {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
             }
