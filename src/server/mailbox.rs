@@ -227,7 +227,8 @@ struct Managed {
     acked: u32,
     /// Stanzas of the client that were taken in.
     handled: u32,
-    /// Taken parcels, by the count of the mailbox, that the client has been asked about.
+    /// Taken parcels, by the count of the mailbox, that the client was asked about and has not
+    /// answered for.
     asked: Option<u32>,
 }
 
@@ -247,17 +248,6 @@ pub enum Take {
     Empty,
     /// Another connection has them now.
     Displaced,
-}
-
-/// What a client owes after it has acknowledged something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acked {
-    /// Nothing that it was asked about.
-    All,
-    /// The same; what was sent behind that is to be asked about now.
-    Ask,
-    /// An answer to what it was asked about.
-    Owed,
 }
 
 /// The counts of a stream, for another connection to go on with it.
@@ -433,11 +423,13 @@ impl Mailbox {
         Some(Counts { acked: managed.acked, handled: managed.handled })
     }
 
-    /// The client has handled `h` stanzas.
+    /// The client has handled `h` stanzas. Whatever it has been asked, that is an answer: there are
+    /// clients that never count all that they get. True: it is to be asked about what was sent behind
+    /// what it was asked about, for nothing else may be sent for a long time.
     ///
     /// # Errors
     /// [`TooHigh`]: nothing has changed then.
-    pub fn ack(&self, h: u32) -> Result<Acked, TooHigh> {
+    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
@@ -445,18 +437,15 @@ impl Mailbox {
         let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
         let behind = inner.taken.wrapping_sub(open);
         // Less than half the range behind: see `passed`.
-        if managed.asked.is_some_and(|asked| behind.wrapping_sub(asked) < u32::MAX / 2) {
-            managed.asked = None;
-            // Nothing may be sent for a long time, and this is not to be open for as long.
-            if managed.is_worth_asking() {
-                managed.asked = Some(inner.taken);
-                return Ok(Acked::Ask);
-            }
+        let covered = |asked: u32| behind.wrapping_sub(asked) < u32::MAX / 2;
+        let again = managed.asked.take().is_some_and(covered) && managed.is_worth_asking();
+        if again {
+            managed.asked = Some(inner.taken);
         }
         if managed.sent.is_empty() {
             managed.sent = VecDeque::new();
         }
-        Ok(if managed.asked.is_none() { Acked::All } else { Acked::Owed })
+        Ok(again)
     }
 
     /// Takes the stream away from whatever connection has it: what the client has not handled, by its
@@ -594,7 +583,20 @@ impl Mailbox {
         (inner.bytes - sent.map(Parcel::size).sum::<u32>()) as usize
     }
 
-    /// Stanzas that the client has not acknowledged.
+    /// Stanzas that wait or are not acknowledged.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.queue.len() + inner.managed.as_ref().map_or(0, |managed| managed.sent.len())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Stanzas that the client was sent and has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         self.inner.lock().managed.as_ref().map_or(0, |managed| managed.sent.len())
@@ -708,12 +710,27 @@ mod tests {
         assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
         assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
         assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
-        assert_eq!(mailbox.ack(2), Ok(Acked::Owed), "asked about all three");
+        assert_eq!(mailbox.ack(2), Ok(false), "an answer, if not about all of them");
         mailbox.push(parcel("d"), 6).expect("there is room again");
+        assert_eq!(mailbox.ack(3), Ok(false));
+        assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
+        mailbox.push(parcel("e"), 6).expect("there is room");
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
-        assert_eq!(mailbox.ack(3), Ok(Acked::Ask), "about what was sent behind it");
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
+        assert_eq!(mailbox.ack(4), Ok(true), "about what was sent behind it");
+        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 5 }), "it does not go back");
         assert_eq!(mailbox.leftover().len(), 1);
+    }
+
+    #[test]
+    fn a_client_that_counts_less_than_it_gets_has_answered_and_is_asked_again() {
+        let mailbox = Mailbox::default();
+        mailbox.manage();
+        for text in ["a", "b", "c"] {
+            mailbox.push(parcel(text), 99).expect("open");
+            assert_eq!(all(&mailbox, Holder::default()).0, Take::Some { ask: true }, "{text}");
+            assert_eq!(mailbox.ack(0), Ok(false));
+        }
+        assert_eq!(mailbox.unacknowledged(), 3);
     }
 
     #[test]
@@ -734,7 +751,7 @@ mod tests {
         assert!(!mailbox.receive(old));
         assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
         assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
-        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(Acked::All), 0));
+        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(false), 0));
     }
 
     #[test]
@@ -747,7 +764,7 @@ mod tests {
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
         assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
-        assert_eq!(mailbox.ack(1), Ok(Acked::All));
+        assert_eq!(mailbox.ack(1), Ok(false));
         assert_eq!(mailbox.bytes(), 0);
     }
 

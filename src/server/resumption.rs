@@ -41,7 +41,7 @@ use crate::{
     events::Change,
     hooks::Moment,
     id::SessionId,
-    mailbox::{Acked, Holder, TooHigh},
+    mailbox::{Holder, TooHigh},
     session::Identity,
 };
 
@@ -210,18 +210,17 @@ impl Server {
     pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) -> bool {
         let acked = session.mailbox.ack(h);
         match acked {
-            Ok(Acked::All) => {
+            Ok(true) => self.asked(session),
+            Ok(false) => {
                 if let Some(resumable) = session.resumable() {
                     resumable.asked.store(0, Ordering::Relaxed);
                 }
             }
-            Ok(Acked::Ask) => self.asked(session),
-            Ok(Acked::Owed) => {}
             Err(TooHigh { h, sent }) => {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
             }
         }
-        acked == Ok(Acked::Ask)
+        acked == Ok(true)
     }
 
     /// A session's connection has broken: from now on it waits for another one. False: it cannot, and

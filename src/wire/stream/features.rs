@@ -147,15 +147,18 @@ fn limits(xml: &mut Xml, bytes: usize, idle: Option<u64>) {
     xml.close();
 }
 
-/// Features after login; `bound`: with a resource already.
-pub(super) fn after_login(settings: &Settings, bound: bool) -> Bytes {
+/// Features after login; `bound`: with a resource already, `managed`: its stanzas are counted already.
+/// What is there is not announced: clients would ask for it again.
+pub(super) fn after_login(settings: &Settings, bound: bool, managed: bool) -> Bytes {
     let mut xml = Xml::new();
     xml.open("stream:features");
     if !bound {
         xml.open("bind").ns(ns::BIND).close();
         xml.open("session").ns(ns::SESSION).open("optional").close().close();
     }
-    xml.open("sm").ns(ns::SM).close();
+    if !managed {
+        xml.open("sm").ns(ns::SM).close();
+    }
     for feature in &settings.features {
         xml.raw(feature.as_bytes());
     }

@@ -175,7 +175,7 @@ impl Negotiation {
     /// What is announced to the peer as things stand.
     pub(super) fn features(&self, settings: &Settings) -> Bytes {
         match self.user {
-            Some(_) => features::after_login(settings, false),
+            Some(_) => features::after_login(settings, false, false),
             None => self.announcement(settings).xml.clone(),
         }
     }
@@ -420,9 +420,9 @@ impl Negotiation {
             // XEP-0198 section 8.2: the stream is there again, features and all.
             return Some(Ready::Bound { managed: true });
         }
-        out.push(Effect::Send(features::after_login(settings, bound)));
-        self.phase = Phase::Features;
         let managed = matches!(outcome.enabled, Some(Ok(_)));
+        out.push(Effect::Send(features::after_login(settings, bound, managed)));
+        self.phase = Phase::Features;
         bound.then_some(Ready::Bound { managed })
     }
 

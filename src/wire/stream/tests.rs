@@ -46,3 +46,51 @@ fn a_language_that_is_none_is_not_stamped_on_every_stanza() {
         assert_eq!(stream.lang().is_some(), kept);
     }
 }
+
+/// What a client is sent at the end of a login by SASL 2 that brings this along.
+fn logged_in(inline: &str) -> String {
+    let mut stream = Stream::new(settings(), Some(TlsUp::default()));
+    let header = "<stream:stream xmlns='jabber:client' \
+                  xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>";
+    let (_, event) = Scanner::new(Limits::MAX).feed(header.as_bytes()).expect("a header");
+    let Some(Event::Open(header)) = event else { panic!("{event:?}") };
+    // "\0alice\0secret"
+    let login = format!(
+        "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'>\
+         <initial-response>AGFsaWNlAHNlY3JldA==</initial-response>{inline}</authenticate>"
+    );
+    let frame = Frame::parse(login).expect("is well-formed");
+    let mut inputs = vec![Input::Frame(frame), Input::Header(header)];
+    let mut last = Bytes::new();
+    while let Some(input) = inputs.pop() {
+        for effect in stream.step(input, &mut || "fresh".into()) {
+            match effect {
+                Effect::Send(bytes) => last = bytes,
+                Effect::CheckPassword { user, .. } => inputs.push(Input::Checked(Ok(user))),
+                Effect::Enter { .. } => inputs.push(Input::Entered(Ok(()))),
+                Effect::Bind(_) => {
+                    let jid = Jid::parse("alice@localhost/here").expect("an address");
+                    inputs.push(Input::Bound(Ok(Bound { jid, features: Bytes::new() })));
+                }
+                Effect::Manage(_) => {
+                    inputs.push(Input::Managed(Ok(Enabled { resumable: None })));
+                }
+                _ => panic!("asks for something else"),
+            }
+        }
+    }
+    String::from_utf8_lossy(&last).into_owned()
+}
+
+#[test]
+fn stream_management_that_was_enabled_with_the_login_is_not_announced_again() {
+    let sm = "<sm xmlns='urn:xmpp:sm:3'/>";
+    let bind = |inner: &str| format!("<bind xmlns='urn:xmpp:bind:0'>{inner}</bind>");
+    for (inline, announced) in
+        [(String::new(), true), (bind(""), true), (bind("<enable xmlns='urn:xmpp:sm:3'/>"), false)]
+    {
+        let features = logged_in(&inline);
+        assert!(features.starts_with("<stream:features>"), "{features}");
+        assert_eq!(features.contains(sm), announced, "{inline}: {features}");
+    }
+}
