@@ -46,14 +46,42 @@ pub static CORE_SPECS: &[Spec] = &[
     rfc("RFC 9266", "Channel Bindings for TLS 1.3", "`tls-exporter`"),
     rfc("RFC 8959", "The \"secret-token\" URI Scheme", "Tokens of clients"),
     xep("XEP-0082", "1.1.1", "XMPP Date and Time Profiles", "UTC, with milliseconds"),
+    xep(
+        "XEP-0198",
+        "1.6.3",
+        "Stream Management",
+        "Acknowledgements and resumption, also inside SASL 2 and Bind 2, also after a restart of the \
+         server. No `location`",
+    ),
     xep("XEP-0368", "1.1.0", "SRV Records for XMPP over TLS", "Direct TLS is accepted, with ALPN"),
+    xep("XEP-0386", "1.1.0", "Bind 2", "With stream management, carbons and client states inside"),
+    xep("XEP-0388", "1.0.4", "Extensible SASL Profile", "With tasks, under TLS only"),
     xep(
         "XEP-0440",
         "1.0.0",
         "SASL Channel-Binding Type Capability",
         "Announced with the mechanisms",
     ),
-    xep("XEP-0474", "0.5.0", "SASL SCRAM Downgrade Protection", "The attribute `h`, for SASL"),
+    xep(
+        "XEP-0474",
+        "0.5.0",
+        "SASL SCRAM Downgrade Protection",
+        "The attribute `h`, for SASL and SASL 2",
+    ),
+    xep("XEP-0478", "0.2.0", "Stream Limits Advertisement", "What is announced is enforced"),
+    xep(
+        "XEP-0480",
+        "0.2.0",
+        "SASL Upgrade Tasks",
+        "`UPGR-SCRAM-SHA-256`, for accounts whose keys have fewer iterations than new ones get",
+    ),
+    xep(
+        "XEP-0484",
+        "0.2.0",
+        "Fast Authentication Streamlining Tokens",
+        "HT-SHA-256-EXPR, -ENDP and -NONE in both layouts of SASL-HT. No TLS early data",
+    ),
+    xep("XEP-0509", "0.1.0", "Initial Authentication Pipelining", "The `opaque` scheme"),
 ];
 
 const fn rfc(id: &'static str, title: &'static str, note: &'static str) -> Spec {

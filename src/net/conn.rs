@@ -26,6 +26,7 @@ use server::{
     random,
     resumption::{Continued, Lease},
     session::Flags,
+    task::NotBound,
     words::translate,
 };
 use tokio::{
@@ -336,8 +337,21 @@ impl Conn {
                 });
             }
             Effect::Bind(wanted) => self.wait(async move {
-                let bound = server.bind_wanted(&session, wanted).await;
-                Answer::Step(Input::Bound(bound), None)
+                Answer::Step(
+                    match server.bind_wanted(&session, wanted).await {
+                        Ok(bound) => Input::Bound(Ok(bound)),
+                        Err(NotBound::Refused(error)) => Input::Bound(Err(error)),
+                        Err(NotBound::First(task)) => Input::Task(Some(task)),
+                    },
+                    None,
+                )
+            }),
+            Effect::Upgrade(able) => self.wait(async move {
+                Answer::Step(Input::Task(server.upgrade_task(&session, &able).await), None)
+            }),
+            Effect::Perform { task, data } => self.wait(async move {
+                let performed = server.perform(&session, task, &data).await;
+                Answer::Step(Input::Performed(performed), None)
             }),
             Effect::Resume(resume) => self.wait(async move {
                 match server.resume(&session, &resume).await {
@@ -392,6 +406,7 @@ impl Conn {
         let (Input::Keys(Err(denied))
         | Input::Checked(Err(denied))
         | Input::Hashed(Err(denied))
+        | Input::Performed(Err(denied))
         | Input::Entered(Err(denied))) = input
         else {
             return;

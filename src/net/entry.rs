@@ -187,6 +187,7 @@ fn settings(server: &Server, door: Door) -> Settings {
     settings.attempts = config.auth.attempts;
     settings.features = registered.stream_features.clone();
     settings.inline = inline;
+    settings.upgrades = vec![server::task::UPGRADE];
     settings.nonzas = registered.nonzas.iter().map(|n| (n.namespace, n.local)).collect();
     settings.max_bytes = (config.limits.unauthed.stanza_bytes, config.limits.bound.stanza_bytes);
     settings.idle = config.sessions.inactivity.get();

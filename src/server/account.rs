@@ -196,6 +196,11 @@ impl Account {
         serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
     }
 
+    /// Takes on other keys of the same password.
+    pub(crate) fn set_sha256(&mut self, keys: &ScramKeys) {
+        self.sha256 = keys.into();
+    }
+
     /// Takes on the keys of another password.
     pub(crate) fn set_keys(&mut self, keys: &Keys) {
         self.sha1 = keys.sha1.clone();

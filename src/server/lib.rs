@@ -55,6 +55,7 @@ pub mod session;
 pub mod stop;
 pub mod store;
 mod sweeper;
+pub mod task;
 mod throttle;
 mod unauthed;
 mod upgrade;

@@ -37,6 +37,7 @@ use crate::{
     registry::{Bind, Login, Room},
     session::{Identity, Live},
     store::StoreError,
+    task::NotBound,
     unauthed::Admission,
     vault::{Found, TokenDenied},
 };
@@ -502,12 +503,12 @@ impl Server {
     /// Gives a session the full JID that it wants, and turns on what is wanted with it.
     ///
     /// # Errors
-    /// The stanza error to answer the bind request with.
+    /// The stanza error to answer the bind request with, or what has to be done first.
     pub async fn bind_wanted(
         self: &Arc<Self>,
         session: &Arc<Session>,
         wanted: Wanted,
-    ) -> Result<Bound, StanzaError> {
+    ) -> Result<Bound, NotBound> {
         let (resource, request) = match wanted {
             Wanted::Resource(resource) => (resource, None),
             Wanted::Tag(tag, request) => {
@@ -515,7 +516,11 @@ impl Server {
                 (me.and_then(|me| self.tagged(&me, tag.as_deref())), Some(request))
             }
         };
-        let jid = self.bind(session, resource.as_deref()).await?;
+        let bound = self.bind(session, resource.as_deref()).await;
+        let jid = bound.map_err(|refused| match request {
+            Some(_) => self.choice(session, refused),
+            None => NotBound::Refused(refused),
+        })?;
         let features = request.map_or_else(Bytes::new, |request| {
             let moment = Moment { server: self.clone(), session: session.clone() };
             self.registrations.enable_inline(&moment, &request)

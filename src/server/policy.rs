@@ -42,6 +42,8 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AtLimit {
+    /// The newer one chooses who makes way, if it logs in with SASL 2 (XEP-0388); else it is refused.
+    Ask,
     /// The one that has sent no stanza for the longest time makes way.
     DisplaceIdlest,
     /// The oldest one makes way.
@@ -52,7 +54,8 @@ pub enum AtLimit {
 
 impl AtLimit {
     /// The names, for those who choose.
-    pub const NAMES: &'static [&'static str] = &["displace-idlest", "displace-oldest", "refuse"];
+    pub const NAMES: &'static [&'static str] =
+        &["ask", "displace-idlest", "displace-oldest", "refuse"];
 }
 
 /// What a client that was never seen before may do.

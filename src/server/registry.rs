@@ -258,7 +258,7 @@ impl Registry {
         });
         while room.max > 0 && staying.len() >= room.max {
             let next = match room.at_limit {
-                AtLimit::Refuse => None,
+                AtLimit::Ask | AtLimit::Refuse => None,
                 AtLimit::DisplaceOldest => staying.iter().min_by_key(|s| s.created).cloned(),
                 AtLimit::DisplaceIdlest => {
                     staying.iter().min_by_key(|s| s.last_activity()).cloned()

@@ -36,10 +36,14 @@ pub const ROSTER: &str = "jabber:iq:roster";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 /// XEP-0388: SASL in one round trip.
 pub const SASL2: &str = "urn:xmpp:sasl:2";
+/// XEP-0480: better keys for the next login.
+pub const SASL_UPGRADE: &str = "urn:xmpp:sasl:upgrade:0";
 /// XEP-0440: types of channel binding.
 pub const SASL_CB: &str = "urn:xmpp:sasl-cb:0";
 /// RFC 6120 4.8.2: content of a server stream.
 pub const SERVER: &str = "jabber:server";
+/// XEP-0480 3: keys of SCRAM.
+pub const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
 /// XEP-0359: unique and stable stanza ids.
 pub const SID: &str = "urn:xmpp:sid:0";
 /// RFC 3921 3: session establishment, obsolete but still asked for.

@@ -68,6 +68,7 @@ impl Machine {
         settings.starttls = !case.setup.tls;
         settings.tls_required = config.tls.required;
         settings.attempts = config.auth.attempts;
+        settings.upgrades = vec![server::task::UPGRADE];
         settings.max_bytes =
             (config.limits.unauthed.stanza_bytes, config.limits.bound.stanza_bytes);
         let accounts = case.setup.accounts.iter();
@@ -151,6 +152,8 @@ impl Machine {
                 Effect::CheckHashed { .. } => {
                     self.step(Input::Hashed(Err(SaslFailure::NotAuthorized.into())));
                 }
+                Effect::Upgrade(_) => self.step(Input::Task(None)),
+                Effect::Perform { .. } => self.step(Input::Performed(Ok(()))),
                 Effect::Grant { .. } => self.step(Input::Granted(None)),
                 Effect::Refused { .. } => {}
                 Effect::FindKeys { user, hash } => {

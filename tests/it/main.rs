@@ -43,6 +43,7 @@ mod scram;
 mod script;
 mod seeds;
 mod sessions;
+mod tasks;
 mod throttle;
 mod walls;
 mod world;

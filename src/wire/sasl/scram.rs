@@ -68,6 +68,27 @@ pub struct ScramKeys {
 pub const SALT_SIZE: usize = 16;
 
 impl ScramKeys {
+    /// Keys of a password that somebody else has salted (XEP-0480 section 3). None: it is not as long as
+    /// the hash makes it.
+    pub fn of_salted(
+        hash: Hash,
+        salted: &[u8],
+        salt: Vec<u8>,
+        iterations: u32,
+    ) -> Option<ScramKeys> {
+        if salted.len() != hash.size() {
+            return None;
+        }
+        Some(Self::salted(hash, salted, salt, iterations))
+    }
+
+    fn salted(hash: Hash, salted: &[u8], salt: Vec<u8>, iterations: u32) -> ScramKeys {
+        let client_key = Zeroizing::new(hash.hmac(salted, &[b"Client Key"]));
+        let stored_key = hash.digest(&client_key);
+        let server_key = hash.hmac(salted, &[b"Server Key"]);
+        ScramKeys { salt, iterations, stored_key, server_key }
+    }
+
     /// Keys for an account that does not exist: the same at every attempt, as real ones would be,
     /// and without a password that fits. `seed` is the server's and stays; `iterations` is what new
     /// accounts get.
@@ -129,13 +150,7 @@ pub fn derive(
             pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, iterations, salted);
         }
     }
-    let client_key = Zeroizing::new(hash.hmac(salted, &[b"Client Key"]));
-    Ok(ScramKeys {
-        salt: salt.to_vec(),
-        iterations,
-        stored_key: hash.digest(&client_key),
-        server_key: hash.hmac(salted, &[b"Server Key"]),
-    })
+    Ok(ScramKeys::salted(hash, salted, salt.to_vec(), iterations))
 }
 
 /// Whether `password` is the one behind `keys`. The comparison takes constant time; the work before

@@ -124,6 +124,9 @@ fn authentication(xml: &mut Xml, settings: &Settings, offer: &Offer, fast: &[Mec
     for mechanism in &offer.mechanisms {
         xml.leaf("mechanism", mechanism.as_str());
     }
+    for task in &settings.upgrades {
+        xml.open("upgrade").ns(ns::SASL_UPGRADE).text(task).close();
+    }
     xml.open("inline");
     xml.open("bind").ns(ns::BIND2).open("inline");
     for var in settings.inline.iter().copied().chain([ns::SM]) {

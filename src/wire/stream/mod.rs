@@ -31,7 +31,7 @@ use crate::{
     sasl::HashedToken,
 };
 use negotiation::Negotiation;
-pub use sasl2::{Agent, FastUse, Granted};
+pub use sasl2::{Agent, FastUse, Granted, Task};
 pub use sm::{Enable, Enabled, Failed, Resume};
 
 /// Longest `xml:lang` of a stream that is kept for its stanzas, in bytes; RFC 5646 section 4.4.1 has
@@ -53,6 +53,8 @@ pub struct Settings {
     pub features: Vec<Arc<str>>,
     /// Features that can be enabled while a resource is bound (XEP-0386), by their names there.
     pub inline: Vec<&'static str>,
+    /// Tasks by which clients can bring better keys (XEP-0480), by name.
+    pub upgrades: Vec<&'static str>,
     /// First-level elements that are no stanzas and that something understands once a resource is
     /// bound: namespace and local name.
     pub nonzas: Vec<(&'static str, &'static str)>,
@@ -75,6 +77,7 @@ impl Settings {
             attempts: 4,
             features: Vec::new(),
             inline: Vec::new(),
+            upgrades: Vec::new(),
             nonzas: Vec::new(),
             max_bytes: (10_000, 262_144),
             idle: None,
@@ -105,6 +108,10 @@ pub enum Input {
     Hashed(Result<Secret, Denied>),
     /// Answers [`Effect::Bind`].
     Bound(Result<Bound, StanzaError>),
+    /// Answers [`Effect::Upgrade`] and [`Effect::Bind`]: this has to be done first, or nothing has.
+    Task(Option<Task>),
+    /// Answers [`Effect::Perform`].
+    Performed(Result<(), Denied>),
     /// Answers [`Effect::Manage`].
     Managed(Result<Enabled, Failed>),
     /// Answers [`Effect::Resume`].
@@ -203,6 +210,15 @@ pub enum Effect {
     },
     /// Give the session a resource.
     Bind(Wanted),
+    /// Is there something that the client should bring, of what it can?
+    Upgrade(Vec<String>),
+    /// The client does its task.
+    Perform {
+        /// Which.
+        task: &'static str,
+        /// `<task-data/>`.
+        data: Frame,
+    },
     /// Count stanzas from now on.
     Manage(Enable),
     /// Go on with an earlier stream of the same account.

@@ -14,8 +14,8 @@ use crate::{
 use super::{
     Bound, Denied, Effect, Effects, Input, Settings, TlsUp, Wanted,
     features::{self, Announcement},
-    sasl::success,
-    sasl2::{Outcome, Request},
+    sasl::{failure, success},
+    sasl2::{Outcome, Request, Task},
     sm, unexpected,
 };
 
@@ -52,6 +52,10 @@ pub(super) enum Phase {
     Entering(Jid, Mechanism, Vec<u8>),
     /// The server's answer about something that came with a login.
     Inline(Box<Outcome>),
+    /// The client begins a task that its login takes.
+    Task(Box<Outcome>, Task),
+    /// The client does it.
+    TaskData(Box<Outcome>, Task),
     /// The server's answer to a request to go on with the stream of this id.
     Resuming(String),
     /// The server's answer to a bind request with this id.
@@ -272,6 +276,44 @@ impl Negotiation {
                     }
                 }
             }
+            (Phase::Inline(mut outcome), Input::Task(task)) => {
+                let Some(task) = task else {
+                    outcome.request.upgrades.clear();
+                    return self.inline(settings, outcome, out);
+                };
+                let additional = mem::take(&mut outcome.additional);
+                out.push(Effect::Send(task.announce(&additional)));
+                self.phase = Phase::Task(outcome, task);
+                None
+            }
+            (Phase::Task(outcome, task), Input::Frame(frame)) => {
+                let next = frame.ns() == ns::SASL2 && frame.local() == "next";
+                if next && frame.root().attr("task").as_deref() == Some(task.name) {
+                    out.push(Effect::Send(task.begin()));
+                    self.phase = Phase::TaskData(outcome, task);
+                } else {
+                    not_done(&frame, out);
+                }
+                None
+            }
+            (Phase::TaskData(outcome, task), Input::Frame(frame)) => {
+                if frame.ns() == ns::SASL2 && frame.local() == "task-data" {
+                    out.push(Effect::Perform { task: task.name, data: frame });
+                    self.phase = Phase::Inline(outcome);
+                } else {
+                    not_done(&frame, out);
+                }
+                None
+            }
+            (Phase::Inline(outcome), Input::Performed(performed)) => match performed {
+                Ok(()) => self.inline(settings, outcome, out),
+                Err(denied) => {
+                    out.push(Effect::Send(failure(true, &denied)));
+                    let error = StreamError::new(StreamCondition::NotAuthorized);
+                    out.push(Effect::Fail(error.with_text("Log in anew")));
+                    None
+                }
+            },
             (Phase::Inline(mut outcome), Input::Managed(managed)) => {
                 outcome.request.enable = None;
                 outcome.enabled = Some(managed);
@@ -390,7 +432,9 @@ impl Negotiation {
         out: &mut Effects,
     ) -> Option<Ready> {
         let request = &outcome.request;
-        let effect = if let Some(resume) = &request.resume {
+        let effect = if !request.upgrades.is_empty() {
+            Effect::Upgrade(request.upgrades.clone())
+        } else if let Some(resume) = &request.resume {
             Effect::Resume(resume.clone())
         } else if let Some(tag) = request.bind.as_ref().filter(|_| outcome.resumed.is_none()) {
             Effect::Bind(Wanted::Tag(tag.clone(), request.frame.clone()))
@@ -473,6 +517,19 @@ impl Negotiation {
 fn is_bind(frame: &Frame) -> bool {
     frame.kind() == Kind::Iq
         && frame.payload().is_some_and(|payload| payload.ns == ns::BIND && payload.local == "bind")
+}
+
+/// A client does something else than its task. It has logged in by then, and cannot do so again
+/// (XEP-0388 section 2.8.5): the stream is over.
+fn not_done(frame: &Frame, out: &mut Effects) {
+    let (failed, text) = match (frame.ns(), frame.local()) {
+        (ns::SASL2, "abort") => (SaslFailure::Aborted, "The login was called off"),
+        (ns::SASL2, "next") => (SaslFailure::MalformedRequest, "There is no such task"),
+        _ => (SaslFailure::MalformedRequest, "There is a task to do first"),
+    };
+    out.push(Effect::Send(failure(true, &failed.into())));
+    let error = StreamError::new(StreamCondition::PolicyViolation);
+    out.push(Effect::Fail(error.with_text(text)));
 }
 
 /// The end of a stream whose client has logged in and cannot have a resource.

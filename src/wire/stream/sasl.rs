@@ -228,7 +228,7 @@ impl Negotiation {
 }
 
 /// `<failure/>` in either profile: the conditions have the namespace of the older one in both.
-fn failure(sasl2: bool, denied: &Denied) -> Bytes {
+pub(super) fn failure(sasl2: bool, denied: &Denied) -> Bytes {
     let mut xml = Xml::new();
     xml.open("failure").ns(if sasl2 { ns::SASL2 } else { ns::SASL });
     xml.open(denied.failure.as_str());

@@ -3,11 +3,11 @@
 //! and a token for the next time (XEP-0484) last.
 //!
 //! ```text
-//!  proved ─► entered ─► resume? ──yes────────────────► token? ─► <success/>, no features
-//!                          └─no─► bind? ─► enable? ──► token? ─► <success/>, features
+//!  proved ─► entered ─► upgrades? ─► resume? ──yes────────────────► token? ─► <success/>, no features
+//!                                       └─no─► bind? ─► enable? ──► token? ─► <success/>, features
 //! ```
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use crate::{
     El, Frame, Jid, Mechanism, SaslFailure, Xml, ns,
     stream::sm::{self, Enable, Enabled, Failed, Resume},
 };
+
+/// Tasks that a client may name.
+const UPGRADES: usize = 8;
 
 /// Longest text that is taken from a client about itself, in bytes.
 const TEXT: usize = 256;
@@ -54,6 +57,8 @@ pub(super) struct Request {
     pub(super) fast: Option<FastUse>,
     /// A token for this mechanism is wanted.
     pub(super) token: Option<Mechanism>,
+    /// Tasks that it can do for better keys (XEP-0480).
+    pub(super) upgrades: Vec<String>,
     /// The version of the features that the client has in mind (XEP-0509).
     pub(super) version: Option<String>,
 }
@@ -74,6 +79,7 @@ impl Request {
             enable: None,
             fast: None,
             token: None,
+            upgrades: Vec::new(),
             version: None,
         };
         for child in root.children() {
@@ -118,8 +124,11 @@ impl Request {
                     // Another family's opens nothing, so there is no token for it.
                     request.token = wanted.filter(|mechanism: &Mechanism| mechanism.is_fast());
                 }
+                ("upgrade", ns::SASL_UPGRADE) if request.upgrades.len() < UPGRADES => {
+                    request.upgrades.extend(text(child));
+                }
                 ("config-version", ns::IAP) => {
-                    request.version = child.attr("value").map(std::borrow::Cow::into_owned);
+                    request.version = child.attr("value").map(Cow::into_owned);
                 }
                 _ => {}
             }
@@ -166,6 +175,38 @@ pub struct Granted {
     pub token: String,
     /// When it dies (XEP-0082).
     pub expiry: String,
+}
+
+/// Something that a client has to do before its login succeeds (XEP-0388 section 2.6.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub text: Cow<'static, str>,
+    /// What the client gets when it begins: whole elements.
+    pub data: Bytes,
+}
+
+impl Task {
+    /// `<continue/>`: with what the mechanism had to say last, if it has not been said.
+    pub(super) fn announce(&self, additional: &[u8]) -> Bytes {
+        let mut xml = Xml::new();
+        xml.open("continue").ns(ns::SASL2);
+        if !additional.is_empty() {
+            xml.leaf("additional-data", &STANDARD.encode(additional));
+        }
+        xml.open("tasks").leaf("task", self.name).close();
+        xml.leaf("text", &self.text);
+        xml.finish()
+    }
+
+    /// `<task-data/>`.
+    pub(super) fn begin(&self) -> Bytes {
+        let mut xml = Xml::new();
+        xml.open("task-data").ns(ns::SASL2).raw(&self.data);
+        xml.finish()
+    }
 }
 
 /// A login that has succeeded, while what came with it is being seen to.
