@@ -81,7 +81,13 @@ pub static CORE_SPECS: &[Spec] = &[
         "Fast Authentication Streamlining Tokens",
         "HT-SHA-256-EXPR, -ENDP and -NONE in both layouts of SASL-HT. No TLS early data",
     ),
-    xep("XEP-0509", "0.1.0", "Initial Authentication Pipelining", "The `opaque` scheme"),
+    xep("XEP-0509", "0.2.0", "Initial Authentication Pipelining", "The `opaque` scheme"),
+    xep(
+        "XEP-0515",
+        "0.1.0",
+        "TLS Channel-Binding Downgrade Protection",
+        "The attribute `t`, for SASL and SASL 2",
+    ),
 ];
 
 const fn rfc(id: &'static str, title: &'static str, note: &'static str) -> Spec {
