@@ -37,6 +37,7 @@ mod pace;
 mod proxy;
 mod rates;
 mod reconnect;
+mod restarts;
 mod resumption;
 mod rights;
 mod rivals;
