@@ -53,8 +53,8 @@ fn setup(setup: &mut Setup<'_>) {
     });
     setup.copies(copy);
     setup.keep(
-        |session| session.has(Feature::Carbons).then(|| "on".into()),
-        |session, _| session.turn(Feature::Carbons, true),
+        |moment| moment.session.has(Feature::Carbons).then(|| "on".into()),
+        |moment, _| moment.session.turn(Feature::Carbons, true),
     );
 }
 

@@ -23,7 +23,7 @@ use server::{
     Server, Session,
     clock::Millis,
     hooks::{Delivery, Flow, Moment},
-    id::AccountId,
+    id::{AccountId, SessionId},
     journal::worth_keeping,
     mailbox::Parcel,
     plugin::{Plugin, Setup, Spec},
@@ -73,6 +73,7 @@ fn setup(setup: &mut Setup<'_>) {
     setup.undelivered(keep);
     setup.binding(find_left);
     setup.available(hand_out);
+    setup.keep(save, restore);
 }
 
 /// A message as stored.
@@ -133,13 +134,16 @@ struct Rounds {
     again: bool,
     /// Handed to a session, and not deleted yet.
     out: Vec<Out>,
+    /// Which session that is.
+    to: Option<SessionId>,
 }
 
 /// A message that was handed to a session.
+#[derive(Clone, Serialize, Deserialize)]
 struct Out {
-    key: Bytes,
+    key: Vec<u8>,
     /// As it was handed over.
-    stanza: Bytes,
+    stanza: String,
     /// What it takes in storage.
     bytes: usize,
 }
@@ -216,18 +220,42 @@ fn start(
     let (sender, receiver) = oneshot::channel();
     let mut errand =
         Errand { server: server.clone(), desk, account, jid, session, waited_for: Some(sender) };
-    server.spawn(async move {
-        loop {
-            if let Err(error) = errand.round().await {
-                tracing::error!(event = "offline-storage-failed", %error);
-            }
-            errand.waited_for = None;
-            if errand.over() {
-                return;
-            }
-        }
-    });
+    server.spawn(async move { errand.run().await });
     Some(receiver)
+}
+
+/// What was handed to a session and may not have come: it stays in storage until the session goes on,
+/// which perhaps is after the server has stopped and started.
+fn save(cx: &Moment) -> Option<String> {
+    let account = cx.session.identity()?.account;
+    let desk = cx.server.slot::<Desk>();
+    let busy = desk.busy.lock();
+    let rounds = busy.get(&account).filter(|rounds| rounds.to == Some(cx.session.id))?;
+    let out = Some(&rounds.out).filter(|out| !out.is_empty())?;
+    serde_json::to_string(out).ok()
+}
+
+/// Goes on with it.
+fn restore(cx: &Moment, text: &str) {
+    let Some(identity) = cx.session.identity() else { return };
+    let Ok(out) = serde_json::from_str::<Vec<Out>>(text) else { return };
+    let (account, jid) = (identity.account, identity.jid.clone());
+    let desk = cx.server.slot::<Desk>();
+    {
+        let mut busy = desk.busy.lock();
+        if busy.contains_key(&account) {
+            return;
+        }
+        busy.insert(account, Rounds { again: true, out, to: Some(cx.session.id) });
+    }
+    let (server, session) = (cx.server.clone(), cx.session.clone());
+    let mut errand = Errand { server, desk, account, jid, session, waited_for: None };
+    cx.server.spawn(async move {
+        if let Err(error) = errand.see_off().await {
+            tracing::error!(event = "offline-storage-failed", %error);
+        }
+        errand.run().await;
+    });
 }
 
 impl Desk {
@@ -235,7 +263,7 @@ impl Desk {
     fn comes_back(&self, account: AccountId, stanza: &Bytes) -> bool {
         let mut busy = self.busy.lock();
         let Some(rounds) = busy.get_mut(&account) else { return false };
-        let found = rounds.out.iter().position(|out| out.stanza == stanza);
+        let found = rounds.out.iter().position(|out| out.stanza.as_bytes() == stanza);
         found.map(|index| rounds.out.remove(index)).is_some()
     }
 }
@@ -252,6 +280,19 @@ struct Errand {
 }
 
 impl Errand {
+    /// Goes round as long as there may be more.
+    async fn run(&mut self) {
+        loop {
+            if let Err(error) = self.round().await {
+                tracing::error!(event = "offline-storage-failed", %error);
+            }
+            self.waited_for = None;
+            if self.over() {
+                return;
+            }
+        }
+    }
+
     /// Hands out what is stored, oldest first.
     async fn round(&mut self) -> Result<(), StoreError> {
         loop {
@@ -265,19 +306,25 @@ impl Errand {
                 self.session = session;
             }
             self.hand_over(&rows);
-            self.taken_over().await;
-            let out = self.out(std::mem::take);
-            let (count, bytes) = (out.len(), out.iter().map(|out| out.bytes).sum());
-            let batch = out
-                .into_iter()
-                .fold(Batch::new(), |batch, out| batch.delete(&OFFLINE, self.account.0, out.key));
-            let less = |usage: quota::Usage| Some(usage.minus(count, bytes));
-            self.desk.lanes.commit(&self.server, self.account, batch, less).await?;
+            self.see_off().await?;
         }
+    }
+
+    /// Deletes what was handed over, once it is out of the server's hands.
+    async fn see_off(&mut self) -> Result<(), StoreError> {
+        self.taken_over().await;
+        let out = self.out(std::mem::take);
+        let (count, bytes) = (out.len(), out.iter().map(|out| out.bytes).sum());
+        let batch = out
+            .into_iter()
+            .fold(Batch::new(), |batch, out| batch.delete(&OFFLINE, self.account.0, out.key));
+        let less = |usage: quota::Usage| Some(usage.minus(count, bytes));
+        self.desk.lanes.commit(&self.server, self.account, batch, less).await.map(drop)
     }
 
     /// Puts as many as it may into the session's mailbox.
     fn hand_over(&self, rows: &[Row]) {
+        self.desk.busy.lock().entry(self.account).or_default().to = Some(self.session.id);
         let most = self.server.config.limits.mailbox_bytes / 2;
         for row in rows {
             let stanza = self.stanza(row).unwrap_or_default();
@@ -286,8 +333,9 @@ impl Errand {
                 return;
             }
             // Noted first: it may come back at once.
-            let (key, bytes) = (row.key.clone(), row.value.len());
-            self.out(|out| out.push(Out { key, stanza: stanza.clone(), bytes }));
+            let (key, bytes) = (row.key.to_vec(), row.value.len());
+            let text = String::from_utf8_lossy(&stanza).into_owned();
+            self.out(|out| out.push(Out { key, stanza: text, bytes }));
             let unreadable = stanza.is_empty();
             let taken =
                 unreadable || self.server.push(&self.session, Parcel::whole(Kind::Message, stanza));

@@ -35,7 +35,10 @@ pub const PLUGIN: Plugin =
 fn setup(setup: &mut Setup<'_>) {
     setup.inbound(inbound);
     setup.ended(ended);
-    setup.keep(directed::save, directed::restore);
+    setup.keep(
+        |moment| directed::save(&moment.session),
+        |moment, text| directed::restore(&moment.session, text),
+    );
 }
 
 fn inbound(cx: &Inbound) -> Flow {

@@ -134,7 +134,7 @@ impl Server {
         for page in claimed.chunks(PAGE) {
             let mut batch = Batch::new();
             for session in page {
-                if let Some(row) = self.asleep(session, now) {
+                if let Some(row) = self.asleep(session, now).await? {
                     let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
                     batch = batch.put(&HIBERNATING, SERVER, key, row);
                     count += 1;
@@ -150,9 +150,28 @@ impl Server {
         Ok(count)
     }
 
-    fn asleep(&self, session: &Session, now: Millis) -> Option<Vec<u8>> {
-        let (me, full) = (session.identity()?, session.full()?);
+    /// A session's row, if it is there still.
+    async fn asleep(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        now: Millis,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(me) = session.identity() else { return Ok(None) };
+        let Some(account) = self.account(me.jid.as_str()).await? else { return Ok(None) };
+        Ok(self.row(session, &me, account.generation, now))
+    }
+
+    /// `generation`: the account's password as it is. Whoever had to go because of that has gone.
+    fn row(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        me: &Identity,
+        generation: u64,
+        now: Millis,
+    ) -> Option<Vec<u8>> {
+        let full = session.full()?;
         let (resumable, counts) = (session.resumable()?, session.mailbox.counts()?);
+        let moment = Moment { server: self.clone(), session: session.clone() };
         let flags = session.flags();
         if !session.alive() {
             return None;
@@ -188,7 +207,7 @@ impl Server {
                 client: me.client().map(|client| (client.id, client.sid)),
                 grant: me.grant,
                 token: me.token.map(|token| token.to_string()),
-                generation: me.generation,
+                generation,
                 stamp: me.stamp,
                 most,
                 inactive: me.inactive,
@@ -205,7 +224,7 @@ impl Server {
                 .registrations
                 .kept
                 .iter()
-                .filter_map(|kept| Some((kept.name.to_owned(), (kept.save)(session)?)))
+                .filter_map(|kept| Some((kept.name.to_owned(), (kept.save)(&moment)?)))
                 .collect(),
         };
         serde_json::to_vec(&row).ok()
@@ -298,7 +317,7 @@ impl Server {
         let refused = matches!(self.hooks.binding.run(&moment).decided().await, Flow::Reject(_));
         for kept in &self.registrations.kept {
             if let Some(text) = row.kept.get(kept.name) {
-                (kept.restore)(&session, text);
+                (kept.restore)(&moment, text);
             }
         }
         match self.outlawed(&account, &session).await? {
@@ -357,6 +376,9 @@ impl Server {
         let Some(me) = session.identity() else { return Ok(Some(Reason::Internal)) };
         if account.disabled {
             return Ok(Some(Reason::AccountDisabled));
+        }
+        if me.generation != account.generation {
+            return Ok(Some(Reason::PasswordChanged));
         }
         let epochs = self.epochs_of(account).await?;
         if !epochs.accepts(me.stamp) {

@@ -100,9 +100,9 @@ pub struct Kept {
     /// The plugin.
     pub(crate) name: &'static str,
     /// As text; none: nothing that has to be kept.
-    pub(crate) save: fn(&Session) -> Option<String>,
+    pub(crate) save: fn(&Moment) -> Option<String>,
     /// From that text.
-    pub(crate) restore: fn(&Session, &str),
+    pub(crate) restore: fn(&Moment, &str),
 }
 
 /// Turns something on for a session that has just been bound, and may have something to tell it.
@@ -233,7 +233,7 @@ impl Setup<'_> {
 
     /// Keeps something about sessions that are resumed after the server was stopped and started. What
     /// comes back was written by `save`, perhaps of another release.
-    pub fn keep(&mut self, save: fn(&Session) -> Option<String>, restore: fn(&Session, &str)) {
+    pub fn keep(&mut self, save: fn(&Moment) -> Option<String>, restore: fn(&Moment, &str)) {
         self.registrations.kept.push(Kept { name: self.plugin, save, restore });
     }
 

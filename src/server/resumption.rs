@@ -51,6 +51,9 @@ const SECRET: usize = 24;
 /// How long whoever resumes a stream waits for the older connection to finish what it is at.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it looks meanwhile whether it waits in vain.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// Stream management of a session.
 #[derive(Debug)]
 pub struct Resumable {
@@ -308,7 +311,11 @@ impl Server {
         if !self.adrift(&old, &resumable) {
             return Err(self.no_more(id, resume.h, &me).await);
         }
-        let held = self.quiet(&old).await;
+        let held = self.quiet_for(&old, holder).await;
+        if old.mailbox.holder() != holder {
+            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
+            return Err(unknown());
+        }
         // Another connection may have entered it after it was claimed here, only to be displaced.
         if !self.adrift(&old, &resumable) {
             return Err(self.no_more(id, resume.h, &me).await);
@@ -322,7 +329,6 @@ impl Server {
             Failed::from(Condition::InternalServerError)
         })?;
         if old.mailbox.holder() != holder {
-            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
             return Err(unknown());
         }
         self.close_login(&old);
@@ -352,6 +358,20 @@ impl Server {
         let jid = old.full().cloned().ok_or_else(unknown)?;
         let resumed = Resumed { jid, h: counts.handled };
         Ok(Continued { session: old, lease: Lease { holder, _held: held }, resumed })
+    }
+
+    /// The same for the connection that has claimed it, as long as no other one does: one that came later
+    /// may have been let in first, and would be waited for in vain.
+    async fn quiet_for(&self, session: &Session, holder: Holder) -> Option<OwnedMutexGuard<()>> {
+        let lease = session.resumable()?.lease.clone();
+        for _ in 0..PATIENCE.as_millis() / GLANCE.as_millis() {
+            match tokio::time::timeout(GLANCE, lease.clone().lock_owned()).await {
+                Ok(held) => return Some(held),
+                Err(_) if session.mailbox.holder() != holder => return None,
+                Err(_) => {}
+            }
+        }
+        None
     }
 
     /// Sees to it that a session that was taken away from its connection waits for another one. False:
