@@ -86,11 +86,9 @@ fn logged_in(inline: &str) -> String {
 fn stream_management_that_was_enabled_with_the_login_is_not_announced_again() {
     let sm = "<sm xmlns='urn:xmpp:sm:3'/>";
     let bind = |inner: &str| format!("<bind xmlns='urn:xmpp:bind:0'>{inner}</bind>");
-    for (inline, announced) in [
-        (String::new(), true),
-        (bind(""), true),
-        (bind("<enable xmlns='urn:xmpp:sm:3'/>"), false),
-    ] {
+    for (inline, announced) in
+        [(String::new(), true), (bind(""), true), (bind("<enable xmlns='urn:xmpp:sm:3'/>"), false)]
+    {
         let features = logged_in(&inline);
         assert!(features.starts_with("<stream:features>"), "{features}");
         assert_eq!(features.contains(sm), announced, "{inline}: {features}");
