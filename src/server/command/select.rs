@@ -64,6 +64,7 @@ macro_rules! selectors {
             $crate::command::select::SOFTWARE,
             $crate::command::select::MECHANISM,
             $crate::command::select::AT_STAGE,
+            $crate::command::session::HIBERNATING,
             $crate::command::select::OLDER,
             $crate::command::select::IDLE,
             $crate::command::select::EXCEPT,
@@ -89,6 +90,7 @@ struct Filter<'a> {
     software: Option<String>,
     mechanism: Option<&'a str>,
     stage: Option<Stage>,
+    hibernating: bool,
     older: Option<u64>,
     idle: Option<u64>,
     except: [Option<SessionId>; 2],
@@ -104,6 +106,7 @@ impl<'a> Filter<'a> {
             software: call.text("software").map(str::to_lowercase),
             mechanism: call.text("mechanism"),
             stage: stage.and_then(|name| Stage::ALL.into_iter().find(|s| s.as_str() == name)),
+            hibernating: call.flag("hibernating"),
             older: call.value::<Span>("older").and_then(Span::get),
             idle: call.value::<Span>("idle").and_then(Span::get),
             except: [call.value("except"), me.filter(|_| call.flag("others"))],
@@ -116,6 +119,7 @@ impl<'a> Filter<'a> {
             || self.software.is_some()
             || self.mechanism.is_some()
             || self.stage.is_some()
+            || self.hibernating
             || self.older.is_some()
             || self.idle.is_some()
     }
@@ -127,6 +131,7 @@ impl<'a> Filter<'a> {
         !self.except.contains(&Some(session.id))
             && self.network.is_none_or(|network| network.contains(&session.address()))
             && self.stage.is_none_or(|stage| session.stage() == stage)
+            && (!self.hibernating || !session.connected())
             && self.mechanism.is_none_or(|name| {
                 session
                     .identity()

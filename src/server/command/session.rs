@@ -13,9 +13,11 @@ use super::{
 };
 use crate::{
     Session,
-    events::Change,
+    clock::Millis,
+    events::{Change, Event},
     id::{AccountId, SessionId},
     registry,
+    resumption::Resumable,
     rights::Right,
     session::{Flags, Identity, Stage},
 };
@@ -23,8 +25,18 @@ use crate::{
 pub(super) const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
 /// Rows of a list that are sent before others get their turn.
 const PAGE: usize = 500;
-const COLUMNS: &[&str] =
-    &["id", "jid", "stage", "since", "address", "tls", "mechanism", "software", "last_activity"];
+const COLUMNS: &[&str] = &[
+    "id",
+    "jid",
+    "stage",
+    "since",
+    "hibernating_since",
+    "address",
+    "tls",
+    "mechanism",
+    "software",
+    "last_activity",
+];
 /// All that is known of a session, in the order of [`session_row`].
 const FIELDS: &[&str] = &[
     "id",
@@ -34,8 +46,13 @@ const FIELDS: &[&str] = &[
     "interested",
     "ending",
     "frozen",
+    "hibernating",
     "since",
     "authed_since",
+    "hibernating_since",
+    "hibernating_until",
+    "resumable",
+    "resumptions",
     "address",
     "port",
     "ip_version",
@@ -55,6 +72,8 @@ const FIELDS: &[&str] = &[
     "tx_bytes",
     "rx_stanzas",
     "tx_stanzas",
+    "unacknowledged",
+    "queued_stanzas",
     "queued_bytes",
     "last_activity",
 ];
@@ -66,13 +85,24 @@ pub(super) const STAGE: Arg = Arg {
     kind: ValueKind::Choice(STAGES),
 };
 
+pub(super) const HIBERNATING: Arg = Arg {
+    name: "hibernating",
+    about: "Only sessions without a connection, which wait for their clients to resume them",
+    form: Form::Flag,
+    kind: ValueKind::Text,
+};
+
 /// The commands.
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "session list",
         about: "List sessions, from the first byte of a connection to its end",
         details: "They come in the order of their ids. With `--limit`, the closing line says how \
-                  many match in all, and what to give as `--after` to get the next ones.",
+                  many match in all, and what to give as `--after` to get the next ones. A session \
+                  whose connection broke, and which can be resumed, has the time of that as \
+                  `hibernating_since`; `hibernating_until` is when it ends if nobody comes. It \
+                  keeps `queued_stanzas` of `queued_bytes` for its client, of which the client was \
+                  sent `unacknowledged` without saying that it has them.",
         args: &[
             Arg {
                 name: "pattern",
@@ -82,6 +112,7 @@ pub const COMMANDS: &[Command] = &[
                 kind: ValueKind::JidPattern,
             },
             STAGE,
+            HIBERNATING,
             Arg {
                 name: "limit",
                 about: "No more than so many",
@@ -161,6 +192,11 @@ fn session_row(session: &Session) -> Map<String, Value> {
         Some(show.text().into_owned())
     });
     let traffic = &session.traffic;
+    let resumable = session.resumable();
+    let resumable = resumable.as_deref();
+    // Not since when the connection is about to break, but since when it is gone.
+    let asleep = resumable.filter(|_| !session.connected());
+    let time = |at: Option<Millis>| at.map(|at| at.to_string());
     row! {
         "id": session.id.to_string(),
         "jid": session.jid().as_ref().map(Jid::as_str),
@@ -169,8 +205,13 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "interested": flags.has(Flags::INTERESTED),
         "ending": flags.has(Flags::ENDING),
         "frozen": flags.has(Flags::FROZEN),
+        "hibernating": !session.connected(),
         "since": session.created.to_string(),
         "authed_since": identity.map(|identity| identity.since.to_string()),
+        "hibernating_since": time(asleep.and_then(Resumable::since)),
+        "hibernating_until": time(asleep.and_then(Resumable::until)),
+        "resumable": resumable.map(Resumable::max).filter(|max| *max > 0),
+        "resumptions": resumable.map_or(0, Resumable::resumptions),
         "address": session.address().to_string(),
         "port": session.peer().port(),
         "ip_version": if session.address().is_ipv4() { 4 } else { 6 },
@@ -190,6 +231,8 @@ fn session_row(session: &Session) -> Map<String, Value> {
         "tx_bytes": traffic.tx_bytes.load(Relaxed),
         "rx_stanzas": traffic.rx_stanzas.load(Relaxed),
         "tx_stanzas": traffic.tx_stanzas.load(Relaxed),
+        "unacknowledged": session.mailbox.unacknowledged(),
+        "queued_stanzas": session.mailbox.len(),
         "queued_bytes": session.mailbox.bytes(),
         "last_activity": session.last_activity().to_string(),
     }
@@ -198,9 +241,10 @@ fn session_row(session: &Session) -> Map<String, Value> {
 async fn list(call: Call) -> Result<Done, CommandError> {
     let stage = call.text("stage");
     let stage = stage.and_then(|name| Stage::ALL.into_iter().find(|stage| stage.as_str() == name));
-    let pattern = call.text("pattern").map(Pattern::new);
+    let (pattern, asleep) = (call.text("pattern").map(Pattern::new), call.flag("hibernating"));
     let wanted = |session: &Session| {
         stage.is_none_or(|stage| session.stage() == stage)
+            && (!asleep || !session.connected())
             && pattern.as_ref().is_none_or(|pattern| {
                 session.jid().is_some_and(|jid| pattern.matches(jid.as_str()))
             })
@@ -340,6 +384,7 @@ async fn watch(mut call: Call) -> Result<Done, CommandError> {
                     "id": event.session.id.to_string(),
                     "jid": event.session.jid().as_ref().map(Jid::as_str),
                     "stage": event.session.stage().as_str(),
+                    "until": until(&event).map(|until| until.to_string()),
                     "address": event.session.address().to_string(),
                     "reason": record.map(|record| record.reason),
                     "by": record.map(|record| &record.by),
@@ -355,6 +400,12 @@ async fn watch(mut call: Call) -> Result<Done, CommandError> {
         };
         call.row(row).await?;
     }
+}
+
+/// How long a session that has lost its connection waits for another one.
+fn until(event: &Event) -> Option<Millis> {
+    let hibernates = matches!(event.change, Change::Hibernating);
+    event.session.resumable().filter(|_| hibernates)?.until()
 }
 
 pub(super) fn plural(count: usize) -> String {
