@@ -337,8 +337,8 @@ impl Errand {
             let text = String::from_utf8_lossy(&stanza).into_owned();
             self.out(|out| out.push(Out { key, stanza: text, bytes }));
             let unreadable = stanza.is_empty();
-            let taken =
-                unreadable || self.server.push(&self.session, Parcel::whole(Kind::Message, stanza));
+            let taken = unreadable
+                || self.server.push(&self.session, Parcel::whole(Kind::Message, stanza).kept());
             if !taken {
                 self.out(|out| out.retain(|out| out.key != row.key));
                 return;

@@ -84,6 +84,9 @@ struct Waiting {
     xml: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<Millis>,
+    /// It is stored elsewhere until the client has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    kept: bool,
 }
 
 /// A presence as last sent.
@@ -181,8 +184,8 @@ impl Server {
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let waiting = |parcel: Parcel| {
-            let since = parcel.waits_since();
-            Some(Waiting { xml: text(parcel.into_frame()?.bytes()), since })
+            let (since, kept) = (parcel.waits_since(), parcel.is_kept());
+            Some(Waiting { xml: text(parcel.into_frame()?.bytes()), since, kept })
         };
         let most = me.live.lock().most;
         let mut sent: Vec<_> = session.mailbox.parcels();
@@ -302,6 +305,7 @@ impl Server {
         let parcel = |stanza: &Waiting| {
             let frame = Frame::parse(stanza.xml.clone()).ok()?;
             let parcel = Parcel::whole(frame.kind(), frame.bytes().clone());
+            let parcel = if stanza.kept { parcel.kept() } else { parcel };
             Some(match stanza.since {
                 Some(since) if frame.kind() == Kind::Message => parcel.waiting_since(since),
                 _ => parcel,

@@ -250,6 +250,9 @@ impl Server {
         let mut count = acked;
         session.mailbox.each(|parcel| {
             count = count.wrapping_add(1);
+            if parcel.is_kept() {
+                return;
+            }
             let Some(frame) = parcel.clone().into_frame().filter(worth_keeping) else { return };
             let flight = self.takes_off(me.account);
             let row = Row {

@@ -43,6 +43,8 @@ pub struct Parcel {
     fork: Option<Arc<Fork>>,
     /// When it came, if nobody was there to take it; 0: somebody was.
     waits_since: Millis,
+    /// It is stored elsewhere until a client has it.
+    kept: bool,
 }
 
 /// What the copies of one message share.
@@ -60,20 +62,28 @@ impl Parcel {
     pub fn stamped(frame: &Frame, from: &Jid, to: Option<&Jid>, lang: Option<&str>) -> Self {
         let stamp = Stamp { from: Some(from.as_str()), to: to.map(Jid::as_str), lang };
         let (head, tail) = frame.restamp(stamp);
-        Self { head, to: None, tail, kind: frame.kind(), fork: None, waits_since: Millis(0) }
+        Self {
+            head,
+            to: None,
+            tail,
+            kind: frame.kind(),
+            fork: None,
+            waits_since: Millis(0),
+            kept: false,
+        }
     }
 
     /// A stanza that the server made, whole.
     #[must_use]
     pub fn whole(kind: Kind, xml: Bytes) -> Self {
         let tail = Bytes::new();
-        Self { head: xml, to: None, tail, kind, fork: None, waits_since: Millis(0) }
+        Self { head: xml, to: None, tail, kind, fork: None, waits_since: Millis(0), kept: false }
     }
 
     /// One copy of a broadcast: `head` ends just after `to='`, `tail` starts with the closing quote.
     #[must_use]
     pub fn addressed(kind: Kind, head: Bytes, to: Jid, tail: Bytes) -> Self {
-        Self { head, to: Some(to), tail, kind, fork: None, waits_since: Millis(0) }
+        Self { head, to: Some(to), tail, kind, fork: None, waits_since: Millis(0), kept: false }
     }
 
     /// The same as one of several copies: clones of it are for other sessions.
@@ -83,6 +93,17 @@ impl Parcel {
             Some(_) => self,
             None => Self { fork: Some(Arc::default()), ..self },
         }
+    }
+
+    /// The same, which is stored elsewhere until a client has it: it need not be written down.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// Whether it is stored elsewhere until a client has it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
     }
 
     /// The same, noted when it came: nobody is there to take it now.
