@@ -794,7 +794,7 @@ mod tests {
         let mark = mailbox.mark();
         assert_eq!(all(&mailbox, holder).1, ["b", "c"]);
         assert!(mailbox.passed(mark) && !mailbox.handed_over(mark));
-        assert_eq!((mailbox.ack(8), mailbox.bytes()), (Ok(true), 0));
+        assert_eq!((mailbox.ack(8), mailbox.bytes()), (Ok(false), 0));
         assert!(mailbox.handed_over(mark));
     }
 
