@@ -34,7 +34,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 use wire::{
-    Event, Frame, Jid, Limits, Scanner, StreamCondition, StreamError,
+    Event, Frame, Jid, Limits, Scanner, StreamError,
     stream::{Effect, Effects, Input, Settings, Stream, TlsUp, sm},
 };
 
@@ -668,9 +668,14 @@ impl Conn {
             }
             return None;
         }
-        let text = Reason::Resumed.text();
-        let app = server::end::element(Reason::Resumed.as_str(), "peer");
-        Some(StreamError::new(StreamCondition::Conflict).with_text(text).with_app(app))
+        let proof = self.session.resumable().and_then(|resumable| resumable.proof_until());
+        let (reason, by) = match proof {
+            // It goes on once its owner has proved the password.
+            Some(_) => (Reason::Idle, "server"),
+            None => (Reason::Resumed, "peer"),
+        };
+        let app = server::end::element(reason.as_str(), by);
+        Some(StreamError::new(reason.condition()).with_text(reason.text()).with_app(app))
     }
 
     /// Parts from a session that may go on without this connection, once the stanza that it is at is

@@ -126,6 +126,7 @@ impl Server {
         if account.disabled {
             return Err(crate::login::disabled());
         }
+        self.password_wanted(user, &found.client)?;
         if let Some(count) = fast.count {
             self.count_up(&found, count).await?;
         }

@@ -57,6 +57,9 @@ struct Asleep {
     /// Seconds that it may hibernate, and since when it does.
     max: u32,
     since: Millis,
+    /// Until when it waits for its owner to prove the password.
+    #[serde(default)]
+    proof_until: Option<Millis>,
     resumptions: u32,
     acked: u32,
     handled: u32,
@@ -201,6 +204,7 @@ impl Server {
             last_activity: session.last_activity(),
             max: resumable.max(),
             since: resumable.since().unwrap_or(now),
+            proof_until: resumable.proof_until(),
             resumptions: resumable.resumptions(),
             acked: counts.acked,
             handled: counts.handled,
@@ -301,7 +305,9 @@ impl Server {
         };
         let session = Arc::new(Session::new(id, row.peer, row.created));
         session.touch(row.last_activity);
-        session.set_resumable(Resumable::restored(row.max, row.since, row.resumptions));
+        let resumable = Resumable::restored(row.max, row.since, row.resumptions);
+        resumable.wait_for_proof(row.proof_until);
+        session.set_resumable(resumable);
         let parcel = |stanza: &Waiting| {
             let frame = Frame::parse(stanza.xml.clone()).ok()?;
             let parcel = Parcel::whole(frame.kind(), frame.bytes().clone());

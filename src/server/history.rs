@@ -297,7 +297,11 @@ impl Server {
             // Only a wrong secret is a try at a password: a device with a token that has expired is
             // not to keep its owner out.
             if failure == SaslFailure::NotAuthorized {
-                self.throttle.failed(user, session.address(), self.clock.now());
+                let (address, now) = (session.address(), self.clock.now());
+                self.throttle.failed(user, address, now);
+                if self.throttle.refuses(user, address, now) {
+                    self.locked_out(user, address);
+                }
             }
             self.refused(session, user, mechanism, failure.as_str());
         }

@@ -45,6 +45,7 @@ pub mod plugin;
 pub mod policy;
 pub mod privacy;
 pub mod random;
+mod reauth;
 pub mod registry;
 pub mod rename;
 pub mod resumption;

@@ -221,6 +221,7 @@ impl Server {
     }
 
     async fn find_keys(&self, user: &Jid, hash: Hash) -> Result<(ScramKeys, Candidate), Denied> {
+        self.login_begins(user);
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         let account = self.account(user.as_str()).await.map_err(|error| store_failed(&error))?;
         // Made for everybody, so that it takes the same time for everybody.

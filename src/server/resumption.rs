@@ -69,6 +69,10 @@ pub struct Resumable {
     resumptions: AtomicU32,
     /// It has a row in storage, from before the server stopped.
     stored: AtomicBool,
+    /// Only who proves the password may go on with it, until then; 0: whoever it is.
+    proof_until: AtomicU64,
+    /// It was given a little longer to do so.
+    graced: AtomicBool,
 }
 
 /// A connection's right to a session whose stream is managed; the next one waits until it is dropped.
@@ -97,6 +101,8 @@ impl Resumable {
             asked: AtomicU64::new(0),
             resumptions: AtomicU32::new(0),
             stored: AtomicBool::new(false),
+            proof_until: AtomicU64::new(0),
+            graced: AtomicBool::new(false),
         }
     }
 
@@ -126,9 +132,33 @@ impl Resumable {
         Some(Millis(self.since.load(Ordering::Relaxed))).filter(|since| since.0 > 0)
     }
 
+    /// Until when it waits for its owner to prove the password, if it does.
+    #[must_use]
+    pub fn proof_until(&self) -> Option<Millis> {
+        Some(Millis(self.proof_until.load(Ordering::Relaxed))).filter(|until| until.0 > 0)
+    }
+
+    /// Lets it wait for its owner to prove the password.
+    pub(crate) fn wait_for_proof(&self, until: Option<Millis>) {
+        self.proof_until.store(until.map_or(0, |until| until.0), Ordering::Relaxed);
+    }
+
+    /// Gives it a little longer, once.
+    pub(crate) fn grace(&self, until: Millis) -> bool {
+        let short = self.proof_until().is_some_and(|now| now < until);
+        let given = short && !self.graced.swap(true, Ordering::Relaxed);
+        if given {
+            self.wait_for_proof(Some(until));
+        }
+        given
+    }
+
     /// When its time is over, if it hibernates.
     #[must_use]
     pub fn until(&self) -> Option<Millis> {
+        if let Some(until) = self.proof_until() {
+            return Some(until);
+        }
         Some(self.since()?.plus_seconds(self.max.into()))
     }
 
@@ -289,11 +319,18 @@ impl Server {
             return Err(unknown());
         }
         // It may be over and not swept yet.
-        if let Some(reason) = self.is_overdue(&old) {
-            self.end(&old, End::new(reason));
+        if let Some(reason) = self.due_for(&old) {
+            self.expire(&old, reason);
         }
         if !old.alive() {
             return Err(self.no_more(id, resume.h, &me).await);
+        }
+        let proof = old.resumable().and_then(|resumable| resumable.proof_until()).is_some();
+        if proof && me.token.is_some() {
+            return Err(Failed {
+                app: Some(end::element(Reason::Idle.as_str(), "server")),
+                ..Condition::NotAuthorized.into()
+            });
         }
         let client = self.may_go_on(session, &me, &was).await?;
         if self.stopping() {
@@ -332,7 +369,10 @@ impl Server {
             return Err(unknown());
         }
         self.close_login(&old);
-        let identity = me.continuing(&was);
+        let mut identity = me.continuing(&was);
+        if proof && self.config.sessions.reauth_renews {
+            identity.since = identity.proved;
+        }
         if let Some(client) = &client {
             self.bound_by_client(&identity, client);
         }
@@ -340,6 +380,8 @@ impl Server {
             return Err(self.no_more(id, resume.h, &me).await);
         }
         resumable.since.store(0, Ordering::Relaxed);
+        resumable.wait_for_proof(None);
+        resumable.graced.store(false, Ordering::Relaxed);
         resumable.resumptions.fetch_add(1, Ordering::Relaxed);
         old.touch(self.clock.now());
         self.merged(session);
@@ -376,7 +418,7 @@ impl Server {
 
     /// Sees to it that a session that was taken away from its connection waits for another one. False:
     /// it has ended.
-    fn adrift(&self, session: &Session, resumable: &Resumable) -> bool {
+    pub(crate) fn adrift(&self, session: &Session, resumable: &Resumable) -> bool {
         if session.connected() {
             resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
             resumable.asked.store(0, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::{
     Server, Session,
     clock::Millis,
-    end::{End, Reason},
+    end::Reason,
     id::SessionId,
     policy::Effective,
     session::{Flags, Identity},
@@ -78,7 +78,7 @@ impl Server {
     pub fn sweep_account(self: &Arc<Self>, bare: &str) -> usize {
         let now = self.clock.now();
         let over = |session: &Arc<Session>| {
-            self.overdue(session, now).is_some_and(|reason| self.end(session, End::new(reason)))
+            self.overdue(session, now).is_some_and(|reason| self.expire(session, reason))
         };
         self.registry.of(bare).iter().filter(|session| over(session)).count()
     }
@@ -108,6 +108,12 @@ impl Server {
     /// Why a session should be over by now, if the sweeper has not come by yet: lists do not show it.
     #[must_use]
     pub fn is_overdue(&self, session: &Session) -> Option<Reason> {
+        let reason = self.overdue(session, self.clock.now())?;
+        (!self.waits_instead(session, reason)).then_some(reason)
+    }
+
+    /// The same, and why a session has to wait for its owner by now.
+    pub(crate) fn due_for(&self, session: &Session) -> Option<Reason> {
         self.overdue(session, self.clock.now())
     }
 
@@ -118,7 +124,7 @@ impl Server {
             return false;
         }
         if let Some(reason) = self.overdue(&session, now) {
-            return self.end(&session, End::new(reason));
+            return self.expire(&session, reason);
         }
         if self.answer_due(&session).is_some_and(|due| due <= now) {
             self.drop_connection(&session);
@@ -179,7 +185,11 @@ impl Server {
             let policy = identity.policy();
             add(identity.since, policy.lifetime, Reason::Lifetime);
             add(identity.since, limits.bound.time.get(), Reason::Lifetime);
-            add(session.last_activity(), policy.inactivity, Reason::Idle);
+            // Once it waits for its owner, it is over when it has waited for long enough.
+            match session.resumable().and_then(|resumable| resumable.proof_until()) {
+                None => add(session.last_activity(), policy.inactivity, Reason::Idle),
+                Some(until) => add(until, Some(0), Reason::Idle),
+            }
         } else {
             add(identity.since, limits.unbound.time.get(), Reason::BindTimeout);
         }

@@ -37,6 +37,7 @@ mod notices;
 mod pace;
 mod proxy;
 mod rates;
+mod reauth;
 mod reconnect;
 mod restarts;
 mod resumption;

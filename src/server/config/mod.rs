@@ -338,6 +338,18 @@ pub struct Sessions {
     pub inactivity: Span,
     /// A session this old is ended, however active. `off`: never.
     pub lifetime: Span,
+    /// A session that was inactive for too long, and can be resumed (XEP-0198), is not ended but waits
+    /// for so long until its owner proves the password anew: its connection is closed, and what it is
+    /// sent is kept for it. A token does not resume it, nor does one for its client's next login open
+    /// anything meanwhile. `off`: it ends.
+    pub reauth: Span,
+    /// How much longer it waits if somebody begins to log in to its account in the last moment.
+    pub reauth_grace: Span,
+    /// Whether its greatest age is counted anew from that proof.
+    pub reauth_renews: bool,
+    /// Whether it ends when too many logins to its account have failed from its address
+    /// (`auth.pair_failures`).
+    pub reauth_lockout: bool,
     /// Whether pings (XEP-0199) and answers count as use, so that a session whose software only shows
     /// that it is there is never inactive. Whitespace never counts.
     pub pings_count: bool,
@@ -377,6 +389,10 @@ impl Default for Sessions {
             duplicate_ids: DuplicateIds::Retry,
             inactivity: Span::OFF,
             lifetime: Span::OFF,
+            reauth: Span::OFF,
+            reauth_grace: Span::seconds(20),
+            reauth_renews: false,
+            reauth_lockout: true,
             pings_count: false,
             max_sessions: 0,
             at_limit: AtLimit::Refuse,
