@@ -60,8 +60,11 @@ struct Asleep {
     resumptions: u32,
     acked: u32,
     handled: u32,
-    /// What the client has not acknowledged, in order.
+    /// What the client has not acknowledged, in order, and how many of these it was sent: it may have
+    /// handled them.
     stanzas: Vec<Waiting>,
+    #[serde(default)]
+    sent: usize,
     presence: Option<Shown>,
     #[serde(default)]
     interested: bool,
@@ -162,6 +165,7 @@ impl Server {
             let since = parcel.waits_since();
             Some(Waiting { xml: text(parcel.into_frame()?.bytes()), since })
         };
+        let (sent, parcels) = session.mailbox.parcels();
         let most = me.live.lock().most;
         let row = Asleep {
             account: me.account,
@@ -174,7 +178,8 @@ impl Server {
             resumptions: resumable.resumptions(),
             acked: counts.acked,
             handled: counts.handled,
-            stanzas: session.mailbox.parcels().into_iter().filter_map(waiting).collect(),
+            stanzas: parcels.into_iter().filter_map(waiting).collect(),
+            sent,
             presence: session.presence().map(|presence| Shown {
                 xml: text(presence.frame.bytes()),
                 priority: presence.priority,
@@ -279,7 +284,7 @@ impl Server {
             })
         });
         let counts = Counts { acked: row.acked, handled: row.handled };
-        session.mailbox.restore(counts, stanzas);
+        session.mailbox.restore(counts, row.sent, stanzas);
         if let Some(software) = &row.software {
             session.set_software(software);
         }
