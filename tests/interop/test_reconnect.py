@@ -1,11 +1,13 @@
 """A connection breaks and its session waits: the client comes back to it and has missed nothing.
 
-Stream management (XEP-0198) as both libraries do it: slixmpp in its own elements, `@xmpp/client` within
-SASL 2. Messages come exactly once and in order, and the contact never hears that anybody was away.
+Stream management (XEP-0198) as both libraries do it: slixmpp in its own elements, `@xmpp/client`
+within SASL 2. Messages come exactly once and in order, and the contact never hears that anybody was
+away.
 """
 
 import asyncio
 import json
+import re
 from datetime import datetime
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import contract
 from client import Dropped, Refused, StanzaError
 from conftest import LASTING
+from raw import Raw
 from usher import START
 
 MANY = 25
@@ -41,7 +44,7 @@ async def cut(usher, client):
 
 @pytest.fixture
 async def friends(clients, kind):
-    """Alice, who stays, and Bob, whose connection breaks; online, with streams that can be resumed."""
+    """Alice, who stays, and Bob, whose connection breaks; both online, their streams resumable."""
     other = next(other for other in LASTING if other != kind)
     return await clients.friends((other, kind), lasting=True)
 
@@ -192,7 +195,7 @@ async def test_the_one_that_has_waited_longest_makes_way(usher, clients, kind):
     assert [await client.again() for client in made] == [False, True, True]
 
 
-# --- what the operator sees -------------------------------------------------------------------------
+# --- what the operator sees -----------------------------------------------------------------------
 
 
 def seconds(since, until):
@@ -288,7 +291,7 @@ async def test_watch_tells_of_a_broken_connection_and_of_the_resumption(usher, f
     assert told["ended"]["reason"] == "closed"
 
 
-# --- slixmpp alone ----------------------------------------------------------------------------------
+# --- slixmpp alone --------------------------------------------------------------------------------
 
 
 async def test_the_server_acknowledges_what_it_has_taken(usher, clients):
@@ -334,6 +337,107 @@ async def test_subscriptions_go_on_while_one_is_away(usher, clients, kind):
     await bob.presence(to=alice.bare, kind="subscribed")
     await alice.expect("presence", type="subscribed", **{"from": bob.bare})
     await alice.expect("presence", type=None, **{"from": bob.jid})
+
+
+@pytest.mark.settings('[sessions]\nresume = "1s"\n')
+async def test_an_iq_to_one_who_does_not_come_back_is_refused(usher, clients, kind):
+    alice, bob = await clients.friends(("slixmpp", kind), lasting=True)
+    await cut(usher, bob)
+    with pytest.raises(StanzaError) as refused:
+        await alice.iq("get", "<ping xmlns='urn:xmpp:ping'/>", to=bob.jid)
+    assert refused.value.condition in ("service-unavailable", "recipient-unavailable")
+
+
+async def test_who_comes_anew_in_place_of_itself_gets_what_waited(usher, clients, kind):
+    """The client has lost its memory: it cannot resume, and takes the same resource."""
+    alice, bob = await clients.friends(("slixmpp", kind), lasting=True)
+    await cut(usher, bob)
+    for number in range(MANY):
+        await alice.message(bob.bare, f"bare {number}")
+        await alice.message(bob.jid, f"full {number}")
+    await alice.barrier()
+    fresh = clients("slixmpp", bob.bare, bob.secret, resource=bob.jid.partition("/")[2])
+    await fresh.login()
+    await fresh.presence()
+    got = [(await fresh.expect("message"))["body"] for _ in range(2 * MANY)]
+    await fresh.barrier()
+    fresh.none("message")
+    for to in ("bare", "full"):
+        assert [text for text in got if to in text] == [f"{to} {n}" for n in range(MANY)]
+    assert len(await usher.sessions(bob.bare)) == 1
+
+
+@pytest.mark.settings('[sessions]\nresume = "2s"\n')
+async def test_what_another_device_has_got_does_not_come_again(usher, clients, kind):
+    alice, bob = await clients.friends(("slixmpp", kind), lasting=True)
+    phone = await clients("slixmpp", bob.bare, bob.secret, resource="other").online()
+    gone = bob.jid
+    await cut(usher, bob)
+    for number in range(3):
+        await alice.message(bob.bare, f"message {number}")
+        await phone.expect("message", body=f"message {number}")
+    await phone.expect("presence", type="unavailable", **{"from": gone})
+    await phone.logout()
+    assert not await bob.again()
+    await bob.presence()
+    await bob.barrier()
+    bob.none("message")
+    phone.none("message")
+
+
+@pytest.mark.settings("[limits]\nmailbox_bytes = 65536\n")
+async def test_too_much_for_one_who_is_away_goes_offline(usher, friends):
+    alice, bob = friends
+    await cut(usher, bob)
+    texts = [f"{number} {'x' * 2500}" for number in range(40)]
+    for text in texts:
+        await alice.message(bob.bare, text)
+    await alice.expect("presence", type="unavailable", **{"from": bob.jid})
+    await alice.barrier()
+    assert not await bob.again()
+    await bob.presence()
+    got = [await bob.expect("message") for _ in texts]
+    assert [event["body"] for event in got] == texts
+    await bob.barrier()
+    bob.none("message")
+
+
+@pytest.mark.settings('[sessions]\ndead_after = "1s"\n')
+async def test_who_does_not_acknowledge_in_time_hibernates(usher):
+    """The network takes everything, and the software behind it has stopped."""
+    jid, password = await usher.account("alice")
+    client = await Raw.bound(usher.door, jid, password)
+    client.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    previd = re.search(r" id='([^']*)'", await client.until("<enabled"))[1]
+    client.send(f"<message to='{client.jid}' type='chat'><body>hello</body></message>")
+    await client.until("<r xmlns='urn:xmpp:sm:3'/>")
+    await asleep(usher, client.jid)
+    assert "</stream:stream>" not in await client.rest()
+    again = await Raw.authed(usher.door, jid, password)
+    again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{previd}' h='0'/>")
+    assert "<body>hello</body>" in await again.until("</message>")
+
+
+@pytest.mark.parametrize("wrong", ["of another account", "forged", "of nobody"])
+async def test_a_stream_is_its_owner_s_alone(usher, wrong):
+    ids = {}
+    for name in ("alice", "bob"):
+        jid, password = await usher.account(name)
+        client = await Raw.bound(usher.door, jid, password)
+        client.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        ids[name] = re.search(r" id='([^']*)'", await client.until("<enabled"))[1]
+    previd = {
+        "of another account": ids["alice"],
+        "forged": ids["bob"][:-2] + ("AA" if ids["bob"][-2:] != "AA" else "BB"),
+        "of nobody": "x",
+    }[wrong]
+    thief = await Raw.authed(usher.door, jid, password)
+    thief.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{previd}' h='0'/>")
+    assert "<item-not-found" in await thief.until("</failed>")
+    # It may go on without, and whoever has the stream has it still.
+    thief.send("<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+    await thief.until("</iq>")
+    await client.ping()
 
 
 async def test_an_iq_to_one_who_is_away_is_answered_when_it_is_back(usher, clients):

@@ -1,4 +1,4 @@
-"""The server stops or starts anew, and streams that can be resumed go on as if nothing had happened.
+"""The server stops or starts anew, and streams that can be resumed go on as if nothing had been.
 
 What `kill -9` leaves is another matter: the last tests say what is kept then, and what is not.
 """
@@ -198,7 +198,7 @@ async def test_a_disabled_account_is_not_woken(usher, clients, kind):
     assert await usher.sessions(bob.bare) == []
 
 
-# --- kill -9 -----------------------------------------------------------------------------------------
+# --- kill -9 --------------------------------------------------------------------------------------
 
 
 async def test_kill_9_ends_streams_and_clients_log_in_anew(usher, clients, kind):

@@ -38,9 +38,10 @@ def runtime():
 class XmppJsClient(Client):
     """See the module. `reconnect=True` leaves the library's own reconnection on.
 
-    By default it is a client from before SASL 2 and stream management. `modern=True` lets the library
-    do all that it can: SASL 2, Bind 2, stream management, and FAST if it has an `agent` (a UUID).
-    Each element of SASL 2 is an event `login` then, each stanza that was given up one `unsent`.
+    By default it is a client from before SASL 2 and stream management. `modern=True` lets the
+    library do all that it can: SASL 2, Bind 2, stream management, and FAST if it has an `agent` (a
+    UUID). Each element of SASL 2 is an event `login` then, each stanza that was given up one
+    `unsent`.
     """
 
     kind = "@xmpp/client"

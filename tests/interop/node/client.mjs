@@ -92,8 +92,8 @@ const verbs = {
       xmpp.prependListener("element", forget);
     }
     xmpp.timeout = 15000;
-    // 0.14.0 waits for the server's header only when its own is known to have left, and then for ever
-    // if that was answered before.
+    // 0.14.0 waits for the server's header only once its own is known to have left, and then for
+    // ever if that was answered before.
     const open = xmpp.open.bind(xmpp);
     xmpp.open = (options) =>
       Promise.race([new Promise((done) => xmpp.once("open", done)), open(options)]);
