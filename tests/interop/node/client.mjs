@@ -92,6 +92,21 @@ const verbs = {
       xmpp.prependListener("element", forget);
     }
     xmpp.timeout = 15000;
+    // What is written while something is read may bring the next piece at once, in the middle of the
+    // one before; the parser of 0.14.0 takes one piece at a time.
+    const take = xmpp._onData.bind(xmpp);
+    const pieces = [];
+    let taking = false;
+    xmpp._onData = (data) => {
+      pieces.push(data);
+      if (taking) return;
+      taking = true;
+      try {
+        while (pieces.length > 0) take(pieces.shift());
+      } finally {
+        taking = false;
+      }
+    };
     // 0.14.0 waits for the server's header only once its own is known to have left, and then for
     // ever if that was answered before.
     const open = xmpp.open.bind(xmpp);
