@@ -418,6 +418,31 @@ async def test_who_does_not_acknowledge_in_time_hibernates(usher):
     assert "<body>hello</body>" in await again.until("</message>")
 
 
+async def test_whoever_resumes_is_looked_at_and_gets_what_was_held_back(usher, clients):
+    """XEP-0352 section 5: a client that nobody looks at is resumed as one that somebody looks at."""
+    jid, password = await usher.account("alice")
+    phone = await clients("slixmpp", jid, password, resource="phone").online()
+    desk = await Raw.bound(usher.door, jid, password)
+    desk.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    previd = re.search(r" id='([^']*)'", await desk.until("<enabled"))[1]
+    desk.send("<presence/><inactive xmlns='urn:xmpp:csi:0'/>")
+    await desk.ping()
+    await phone.presence(status="held back")
+    await phone.barrier()
+    # A stanza as an answer would bring it along.
+    desk.send("<r xmlns='urn:xmpp:sm:3'/>")
+    assert "held back" not in await desk.until("<a ")
+    desk.cut()
+    await asleep(usher, desk.jid)
+    await phone.presence(status="meanwhile")
+    await phone.barrier()
+    again = await Raw.authed(usher.door, jid, password)
+    again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{previd}' h='0'/>")
+    await again.until("<status>meanwhile</status>")
+    await phone.presence(status="at once")
+    await again.until("<status>at once</status>")
+
+
 @pytest.mark.parametrize("wrong", ["of another account", "forged", "of nobody"])
 async def test_a_stream_is_its_owner_s_alone(usher, wrong):
     ids = {}
