@@ -168,6 +168,34 @@ async def test_a_token_outlives_kill_9(usher, alice):
 
 
 @pytest.mark.parametrize("tls", ["starttls"])
+async def test_a_stream_goes_on_after_a_start_in_one_round_trip(usher, alice):
+    await alice.presence()
+    await alice.expect("presence", type=None)
+    exchange(alice)
+    before = await usher.session(alice.jid)
+    assert await usher.stop() == 0
+    await usher.start()
+    assert await alice.again()
+    assert exchange(alice) == ONE_ROUND_TRIP
+    after = await usher.session(alice.jid)
+    assert (after["id"], after["available"]) == (before["id"], True)
+    assert (after["mechanism"], after["client"]) == (TOKEN, before["client"])
+
+
+@pytest.mark.parametrize("tls", ["starttls"])
+async def test_a_client_revoked_before_it_comes_back_after_a_start_needs_its_password(
+    usher, alice
+):
+    exchange(alice)
+    assert await usher.stop() == 0
+    await usher.start()
+    await usher.ok("session", "end", alice.bare, "--level", "revoke")
+    assert not await alice.again()
+    assert exchange(alice) == FALLEN_BACK
+    await remember(usher, alice)
+
+
+@pytest.mark.parametrize("tls", ["starttls"])
 @pytest.mark.settings('[tokens]\nfast = "off"\n')
 async def test_without_tokens_there_are_none(usher, clients, tls):
     account = await usher.account("alice")
