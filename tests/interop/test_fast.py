@@ -347,3 +347,31 @@ async def test_whoever_counts_less_than_it_gets_is_asked_again(usher, known):
         await client.until("<r xmlns='urn:xmpp:sm:3'/>")
         client.send("<a xmlns='urn:xmpp:sm:3' h='0'/>")
         await client.ping()
+
+
+async def test_a_login_without_bind_2_binds_afterwards_and_nobody_logs_in_twice(usher):
+    jid, password = await usher.account("alice")
+    proof = f"\0alice\0{password}".encode()
+    client = await Raw.direct(usher.door)
+    await client.open()
+    client.send(authenticate("PLAIN", proof))
+    text = await client.until("</stream:features>")
+    assert f"<authorization-identifier>{jid}</authorization-identifier>" in text
+    assert "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'" in text and "<mechanism" not in text
+    bind = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"
+    client.send(bind)
+    assert "type='result'" in await client.until("</iq>")
+    client.send(bind)
+    assert "<not-allowed" in await client.until("</iq>")
+    client.send(authenticate("PLAIN", proof))
+    assert "<stream:error>" in await client.rest()
+    assert await usher.sessions(jid) == []
+
+
+async def test_nobody_logs_in_by_sasl_2_in_the_clear(usher):
+    jid, password = await usher.account("alice")
+    client = await Raw.opened(usher.door)
+    client.send(authenticate("PLAIN", f"\0alice\0{password}".encode()))
+    client.send("</stream:stream>")
+    assert "<success" not in await client.rest()
+    assert await usher.sessions(jid) == []
