@@ -419,7 +419,7 @@ async def test_who_does_not_acknowledge_in_time_hibernates(usher):
 
 
 async def test_whoever_resumes_is_looked_at_and_gets_what_was_held_back(usher, clients):
-    """XEP-0352 section 5: a client that nobody looks at is resumed as one that somebody looks at."""
+    """XEP-0352 section 5: whoever nobody looked at is resumed as one that somebody looks at."""
     jid, password = await usher.account("alice")
     phone = await clients("slixmpp", jid, password, resource="phone").online()
     desk = await Raw.bound(usher.door, jid, password)

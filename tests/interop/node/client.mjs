@@ -92,8 +92,8 @@ const verbs = {
       xmpp.prependListener("element", forget);
     }
     xmpp.timeout = 15000;
-    // What is written while something is read may bring the next piece at once, in the middle of the
-    // one before; the parser of 0.14.0 takes one piece at a time.
+    // What is written while something is read may bring the next piece at once, in the middle of
+    // the one before; the parser of 0.14.0 takes one piece at a time.
     const take = xmpp._onData.bind(xmpp);
     const pieces = [];
     let taking = false;
