@@ -609,6 +609,11 @@ impl Server {
                         known.seen = known.seen.max(Some(evicted.last_activity()));
                     }
                 }
+                // What sessions that are on their way out have left is elsewhere before this one can
+                // take messages: some would else be kept for it, and later ones be handed to it first.
+                for gone in self.registry.leaving(identity.jid.as_str()) {
+                    self.rerouted(&gone).await;
+                }
                 if let Err(error) = self.enrol(session, identity, known, &jid, epoch).await {
                     self.end(session, End::new(Reason::Internal));
                     return Err(bind_failed(&error));

@@ -583,7 +583,7 @@ impl Registry {
     }
 
     /// Sessions of an account that are ending and not settled yet.
-    fn leaving(&self, bare: &str) -> Vec<Arc<Session>> {
+    pub(crate) fn leaving(&self, bare: &str) -> Vec<Arc<Session>> {
         let shard = &self.leaving[self.shard(bare)];
         crowd::all(|see| shard.lock().get(bare).into_iter().for_each(see), page::CHUNK)
     }

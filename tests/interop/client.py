@@ -16,6 +16,7 @@ STREAM = "http://etherx.jabber.org/streams"
 STREAM_ERRORS = "urn:ietf:params:xml:ns:xmpp-streams"
 STANZA_ERRORS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
+SASL2 = "urn:xmpp:sasl:2"
 ROSTER = "jabber:iq:roster"
 DELAY = "urn:xmpp:delay"
 PING = "urn:xmpp:ping"
@@ -211,6 +212,9 @@ class Client(ABC):
     async def barrier(self):
         """A round trip to the server and back."""
         await self.iq("get", f"<ping xmlns='{PING}'/>", to=self.door.domain)
+
+    async def written(self):
+        """All that was to be sent has been handed to the operating system."""
 
     # --- verbs ---------------------------------------------------------------------------------
 

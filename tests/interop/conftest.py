@@ -15,6 +15,8 @@ from usher import BINARY, Usher
 from xmppjs import MODULES, SCRIPT, XmppJsClient, runtime
 
 KINDS = {kind.kind: kind for kind in (SlixClient, XmppJsClient)}
+# What makes their streams outlive a connection.
+LASTING = {"slixmpp": {"managed": True}, "@xmpp/client": {"modern": True}}
 PAIRS = [(one, other) for one in KINDS for other in KINDS]
 
 
@@ -46,8 +48,10 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture
-async def usher(tmp_path):
-    server = Usher(tmp_path)
+async def usher(tmp_path, request):
+    """With further settings, if the test is marked with `settings`."""
+    marked = request.node.get_closest_marker("settings")
+    server = Usher(tmp_path, marked.args[0] if marked else "")
     await server.start()
     yield server
     if server.running:
@@ -78,11 +82,15 @@ class Crowd:
         self._made.append(client)
         return client
 
-    async def friends(self, pair, *, resources=("desk", "phone")):
-        """Two clients, online, each with a subscription to the other; nothing left in a backlog."""
+    async def friends(self, pair, *, resources=("desk", "phone"), lasting=False):
+        """Two clients, online, each with a subscription to the other; nothing left in a backlog.
+
+        `lasting`: with streams that can be resumed.
+        """
         kind_a, kind_b = pair
-        alice = self(kind_a, *await self._usher.account("alice"), resource=resources[0])
-        bob = self(kind_b, *await self._usher.account("bob"), resource=resources[1])
+        one, other = (LASTING[kind] if lasting else {} for kind in pair)
+        alice = self(kind_a, *await self._usher.account("alice"), resource=resources[0], **one)
+        bob = self(kind_b, *await self._usher.account("bob"), resource=resources[1], **other)
         await alice.online()
         await bob.online()
         await befriend(alice, bob)

@@ -6,6 +6,7 @@ It knows just enough XMPP to get to where the misbehaving starts (`opened`, `sec
 
 import asyncio
 import base64
+import hmac
 import re
 import socket
 import ssl
@@ -24,6 +25,20 @@ def auth(mechanism, payload):
         payload = base64.b64encode(payload).decode()
     space = "urn:ietf:params:xml:ns:xmpp-sasl"
     return f"<auth xmlns='{space}' mechanism='{mechanism}'>{payload}</auth>"
+
+
+def hashed(token, binding=b""):
+    """The initial response of SASL-HT, up to the name (draft-schmaus-kitten-sasl-ht)."""
+    return hmac.digest(token.encode(), b"Initiator" + binding, "sha256")
+
+
+def authenticate(mechanism, payload, inside=""):
+    """An `<authenticate/>` of SASL 2 with this initial response, and what is to come with it."""
+    payload = base64.b64encode(payload).decode()
+    return (
+        f"<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{mechanism}'>"
+        f"<initial-response>{payload}</initial-response>{inside}</authenticate>"
+    )
 
 
 def context(versions=(None, None), alpn=()):

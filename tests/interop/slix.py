@@ -75,18 +75,34 @@ class Library(ClientXMPP):
 
 
 class SlixClient(Client):
-    """See the module. `bind=False` stops after authentication; `certificate` binds SCRAM-PLUS."""
+    """See the module. `bind=False` stops after authentication; `channel_binding` binds SCRAM-PLUS.
+
+    `managed=True` turns stream management on. A stanza that the server has acknowledged is an event
+    `acked` then.
+    """
 
     kind = "slixmpp"
 
-    def __init__(self, *args, bind=True, channel_binding=None, **options):
+    def __init__(self, *args, bind=True, channel_binding=None, managed=False, **options):
         super().__init__(*args, **options)
         self._bind = bind
+        self._managed = managed
         self._channel_binding = channel_binding
         self._library = None
 
     async def login(self):
         self.backlog.clear()
+        library = self._library_of()
+        done = "session_start" if self._bind else "stream_negotiated"
+        await self._enter(library, "sm_enabled" if self._managed else done)
+
+    async def again(self):
+        """Connects once more; whether the stream was resumed. Events of before are kept."""
+        await self.expect("closed")
+        return await self._enter(self._library, "session_resumed", "sm_enabled")
+
+    async def _enter(self, library, *into):
+        """Connects and waits for one of these; whether it was the first of several."""
         outcome = asyncio.get_running_loop().create_future()
 
         def decide(result):
@@ -104,25 +120,31 @@ class SlixClient(Client):
             errors = [event for event in self.backlog if event.kind == "stream-error"]
             decide(Dropped(errors[-1] if errors else None))
 
-        library = self._library = self._library_of(outcome)
-        library.add_event_handler("failed_auth", failed)
-        library.add_event_handler("failed_all_auth", lambda _: decide(Dropped(None)))
-        library.add_event_handler("disconnected", gone)
-        library.add_event_handler("connection_failed", gone)
-        library.add_event_handler("disconnected", lambda _: self.seen(Event("closed")))
-        done = "session_start" if self._bind else "stream_negotiated"
-        library.add_event_handler(done, decide)
+        self._library = library
+        handlers = [
+            ("failed_auth", failed),
+            ("failed_all_auth", lambda _: decide(Dropped(None))),
+            ("disconnected", gone),
+            ("connection_failed", gone),
+        ]
+        for name in into:
+            handlers.append((name, lambda _, name=name: decide(name)))
+        for handler in handlers:
+            library.add_event_handler(*handler)
         port = self.door.c2s_tls if self.tls == "direct" else self.door.c2s
         library.connect("127.0.0.1", port)
         try:
             async with asyncio.timeout(LOGIN):
-                await outcome
+                return await outcome == into[0]
         except BaseException:
             library.cancel_connection_attempt()
             library.abort()
             raise
+        finally:
+            for handler in handlers:
+                library.del_event_handler(*handler)
 
-    def _library_of(self, outcome):
+    def _library_of(self):
         trust = ssl.create_default_context(cafile=self.door.certificate)
         if self.tls == "direct":
             trust.set_alpn_protocols(["xmpp-client"])
@@ -137,6 +159,12 @@ class SlixClient(Client):
         library.auto_subscribe = False
         for plugin in ("xep_0030", "xep_0092", "xep_0115", "xep_0199", "xep_0203"):
             library.register_plugin(plugin)
+        library.add_event_handler("disconnected", lambda _: self.seen(Event("closed")))
+        if self._managed:
+            library.register_plugin("xep_0198")
+            library.add_event_handler(
+                "stanza_acked", lambda stanza: self.seen(Event("acked", {"id": stanza["id"]}))
+            )
         if not self._bind:
             for order, feature in list(library._stream_feature_order):
                 if feature in ("bind", "session"):
@@ -162,6 +190,10 @@ class SlixClient(Client):
 
     async def send(self, xml):
         self._library.send_raw(xml)
+
+    async def written(self):
+        async with asyncio.timeout(WAIT):
+            await self._library.waiting_queue.join()
 
     async def message(self, to, body, *, kind="chat"):
         message = self._library.make_message(to, body, mtype=kind)

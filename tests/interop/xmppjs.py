@@ -13,6 +13,7 @@ from pathlib import Path
 from client import (
     LOGIN,
     SASL,
+    SASL2,
     WAIT,
     Client,
     Dropped,
@@ -35,13 +36,21 @@ def runtime():
 
 
 class XmppJsClient(Client):
-    """See the module. `reconnect=True` leaves the library's own reconnection on."""
+    """See the module. `reconnect=True` leaves the library's own reconnection on.
+
+    By default it is a client from before SASL 2 and stream management. `modern=True` lets the
+    library do all that it can: SASL 2, Bind 2, stream management, and FAST if it has an `agent` (a
+    UUID). Each element of SASL 2 is an event `login` then, each stanza that was given up one
+    `unsent`.
+    """
 
     kind = "@xmpp/client"
 
-    def __init__(self, *args, reconnect=False, **options):
+    def __init__(self, *args, reconnect=False, modern=False, agent=None, **options):
         super().__init__(*args, **options)
         self._reconnect = reconnect
+        self._modern = modern
+        self._agent = agent
         self._process = None
         self._reader = None
         self._asked = {}
@@ -74,6 +83,8 @@ class XmppJsClient(Client):
             resource=self.resource,
             mechanism=self.mechanism,
             reconnect=self._reconnect,
+            modern=self._modern,
+            agent=self._agent,
         )
         assert done["tls"], "logged in without TLS"
         self._jid = done["jid"]
@@ -84,6 +95,16 @@ class XmppJsClient(Client):
     async def iq(self, kind, payload, to=None):
         address = f" to='{to}'" if to else ""
         return parse(await self._ask("iq", stanza=f"<iq type='{kind}'{address}>{payload}</iq>"))
+
+    async def again(self, password=None):
+        """Connects once more; whether the stream was resumed. Events of before are kept."""
+        done = await self._ask("again", password=password)
+        self._jid = done["jid"]
+        return done["resumed"]
+
+    async def token(self):
+        """The token that it has for its next login, if it has one."""
+        return await self._ask("token")
 
     async def logout(self):
         await self._ask("logout")
@@ -144,6 +165,8 @@ class XmppJsClient(Client):
                 self.seen(Event("online", {"jid": self._jid}))
             elif said["event"] == "mechanism":
                 self._used = said["mechanism"]
+            elif said["event"] in ("login", "resumed", "unsent"):
+                self.seen(Event(said.pop("event"), said))
             elif said["event"] == "disconnect":
                 self.seen(Event("closed"))
         for answer in self._asked.values():
@@ -163,7 +186,10 @@ class XmppJsClient(Client):
             return StanzaError(error["condition"])
         if error["name"] == "SASLError" and error["xml"]:
             # Read from the element, not from the library's idea of it: it is the server's word.
-            told = conditions(parse(error["xml"]), SASL)
+            failure = parse(error["xml"])
+            told = conditions(failure, SASL)
+            # In SASL 2 the condition is in the old namespace, and the text is in the new one.
+            told["text"] = told["text"] or failure.findtext(f"{{{SASL2}}}text")
             return Refused(told["condition"], told["text"])
         if error["name"] == "StreamError":
             return Dropped(Event("stream-error", error))
