@@ -62,6 +62,9 @@ struct Asleep {
     handled: u32,
     /// What the client has not acknowledged, in order.
     stanzas: Vec<Waiting>,
+    /// How many of them it was sent.
+    #[serde(default)]
+    sent: usize,
     presence: Option<Shown>,
     #[serde(default)]
     interested: bool,
@@ -193,6 +196,7 @@ impl Server {
             resumptions: resumable.resumptions(),
             acked: counts.acked,
             handled: counts.handled,
+            sent: session.mailbox.unacknowledged(),
             stanzas: session.mailbox.parcels().into_iter().filter_map(waiting).collect(),
             presence: session.presence().map(|presence| Shown {
                 xml: text(presence.frame.bytes()),
@@ -298,7 +302,7 @@ impl Server {
             })
         });
         let counts = Counts { acked: row.acked, handled: row.handled };
-        session.mailbox.restore(counts, stanzas);
+        session.mailbox.restore(counts, row.sent, stanzas);
         if let Some(software) = &row.software {
             session.set_software(software);
         }

@@ -363,13 +363,16 @@ impl Mailbox {
         first
     }
 
-    /// Puts back what a stream that is to go on had: what it had sent and what waited, in order.
-    pub fn restore(&self, counts: Counts, parcels: impl IntoIterator<Item = Parcel>) {
+    /// Puts back what a stream that is to go on had: what it had sent, of which there are `sent`, and what
+    /// waited, in order.
+    pub fn restore(&self, counts: Counts, sent: usize, parcels: impl IntoIterator<Item = Parcel>) {
         let mut inner = self.inner.lock();
-        inner.queue.extend(parcels);
-        inner.bytes = inner.queue.iter().map(Parcel::size).sum();
+        let mut all: VecDeque<Parcel> = parcels.into_iter().collect();
+        inner.bytes = all.iter().map(Parcel::size).sum();
+        inner.queue = all.split_off(sent.min(all.len()));
+        inner.taken = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let Counts { acked, handled } = counts;
-        inner.managed = Some(Box::new(Managed { acked, handled, ..Managed::default() }));
+        inner.managed = Some(Box::new(Managed { sent: all, acked, handled, asked: None }));
     }
 
     /// Counts a stanza that came in. False: another connection goes on with the stream, and the stanza
@@ -688,10 +691,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_before_it_was_put_back_may_have_come() {
+        let mailbox = Mailbox::default();
+        let counts = Counts { acked: 7, handled: 0 };
+        mailbox.restore(counts, 2, ["a", "b", "c"].map(parcel));
+        assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (3, 1, 2));
+        assert_eq!(mailbox.claim(10), Err(TooHigh { h: 10, sent: 9 }));
+        let (holder, counts) = mailbox.claim(8).expect("it was sent");
+        assert_eq!(counts.acked, 8);
+        assert_eq!(all(&mailbox, holder).1, ["b", "c"]);
+        let mark = mailbox.mark();
+        assert!(!mailbox.handed_over(mark));
+        assert_eq!(mailbox.ack(10), Ok(Acked::All));
+        assert!(mailbox.handed_over(mark));
+    }
+
+    #[test]
     fn t22_counts_wrap_at_two_to_the_32() {
         let mailbox = Mailbox::default();
         let counts = Counts { acked: u32::MAX, handled: u32::MAX };
-        mailbox.restore(counts, ["a", "b"].map(parcel));
+        mailbox.restore(counts, 0, ["a", "b"].map(parcel));
         let holder = mailbox.holder();
         assert!(mailbox.receive(holder));
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
@@ -721,7 +740,7 @@ mod tests {
             start in proptest::prelude::any::<u32>(),
         ) {
             let mailbox = Mailbox::default();
-            mailbox.restore(Counts { acked: start, handled: start }, []);
+            mailbox.restore(Counts { acked: start, handled: start }, 0, []);
             let (mut holder, mut next) = (mailbox.holder(), 0u32);
             // What the client has on its side: handled ones for good, and those still on the way.
             let (mut handled, mut way): (Vec<u32>, VecDeque<u32>) = Default::default();
