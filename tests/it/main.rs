@@ -5,6 +5,7 @@
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
 //!           rodauth, seeds
+//!  managed ─► reconnect, resumption, cuts, restarts, next_login, returns: streams that are resumed, FAST
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
