@@ -2,8 +2,8 @@
 //!
 //! While a session is inactive, presence of others waits, of each only the newest, and chat states
 //! are dropped. Whatever else comes goes at once, behind the presence that waits: so nothing that is
-//! written is ever out of order. The state is between the client and this server. It is not stored,
-//! has nothing to do with presence, and ends with the connection: one that is resumed is active.
+//! written is ever out of order. The state is between the client and this server. It has
+//! nothing to do with presence, and ends with the connection: one that is resumed is active.
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +64,29 @@ fn setup(setup: &mut Setup<'_>) {
         Flow::Next
     });
     setup.outbound(outbound);
+    setup.keep(save, restore);
+}
+
+/// What waits, for a session that is to go on after the server was stopped.
+fn save(moment: &Moment) -> Option<String> {
+    if !moment.session.has(Feature::Outbound) {
+        return None;
+    }
+    let state = moment.session.slot::<State>();
+    let waiting = state.0.lock();
+    let frames = waiting.queue.values().filter_map(|parcel| parcel.clone().into_frame());
+    let texts: Vec<String> =
+        frames.map(|frame| String::from_utf8_lossy(frame.bytes()).into_owned()).collect();
+    if texts.is_empty() { None } else { serde_json::to_string(&texts).ok() }
+}
+
+/// It comes behind what the client has not acknowledged: whoever goes on is active.
+fn restore(moment: &Moment, text: &str) {
+    let texts: Vec<String> = serde_json::from_str(text).unwrap_or_default();
+    for frame in texts.into_iter().filter_map(|text| Frame::parse(text).ok()) {
+        let parcel = Parcel::whole(frame.kind(), frame.bytes().clone());
+        moment.server.push(&moment.session, parcel);
+    }
 }
 
 /// The state of a session that has been inactive.

@@ -28,9 +28,9 @@ pub const NAMESPACE: &str = "urn:usher:session:0";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// The stream only.
+    /// The session: its stream, and whatever could resume it.
     Kick,
-    /// And whatever could resume it.
+    /// The same, and its client is told that somebody means it.
     End,
     /// And every credential of its client.
     Revoke,

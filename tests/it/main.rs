@@ -5,6 +5,7 @@
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
 //!           rodauth, seeds
+//!  managed ─► reconnect, resumption, cuts, restarts, next_login, returns: streams that are resumed, FAST
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ mod lists;
 mod managed;
 mod matrix;
 mod moving;
+mod next_login;
 mod notices;
 mod pace;
 mod proxy;
@@ -41,6 +43,7 @@ mod reauth;
 mod reconnect;
 mod restarts;
 mod resumption;
+mod returns;
 mod rights;
 mod rivals;
 mod rodauth;

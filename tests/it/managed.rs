@@ -158,6 +158,14 @@ impl World {
         assert!(self.server.registry.full(&jid.as_str().parse_jid()).is_none());
     }
 
+    /// The only session that is not ending.
+    pub fn only_alive(&self) -> Arc<Session> {
+        let mut alive = self.server.registry.of("alice@localhost");
+        alive.retain(|session| session.full().is_some());
+        assert_eq!(alive.len(), 1, "{alive:?}");
+        alive.remove(0)
+    }
+
     /// A token for the next login of the usual installation.
     pub async fn fast_token(&self, name: &str) -> String {
         let mut client = self.secure().await;

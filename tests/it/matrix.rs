@@ -61,14 +61,14 @@ fn expected() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 /// An account with two tokens, and what the first of them belongs to.
-struct Case {
-    found: Found,
-    token: String,
+pub struct Case {
+    pub found: Found,
+    pub token: String,
     other: String,
 }
 
 impl Case {
-    async fn new(world: &World) -> Self {
+    pub async fn new(world: &World) -> Self {
         let account = world.account("alice").await;
         let jid = account.jid.parse_jid();
         let standing = Standing::Role(Role::Admin);
@@ -81,7 +81,7 @@ impl Case {
 }
 
 /// Makes it happen; `live` is the bound session of the token.
-async fn happen(world: &World, event: &str, case: &Case, live: Option<&Arc<Session>>) {
+pub async fn happen(world: &World, event: &str, case: &Case, live: Option<&Arc<Session>>) {
     let (server, jid, found) = (&world.server, "alice@localhost".parse_jid(), &case.found);
     let end = |reason, level| {
         if let Some(live) = live {
@@ -199,7 +199,7 @@ async fn logins(world: &World, case: &Case) -> Vec<String> {
 }
 
 /// A client that a token has let in.
-async fn by_token(world: &World, token: &str, resource: Option<&str>) -> Remote {
+pub async fn by_token(world: &World, token: &str, resource: Option<&str>) -> Remote {
     let mut client = opened(world).await;
     assert!(client.login_with(token).await.starts_with("<success"));
     client.open().await;
@@ -222,7 +222,7 @@ async fn state(client: &mut Remote, alive: bool, request: &str, word: &str) -> S
     said(&answer)
 }
 
-fn config(config: &mut server::config::Config) {
+pub fn config(config: &mut server::config::Config) {
     // A dead session's connection is not waited for, and wrong passwords are not counted.
     config.sessions.close_wait = server::config::Span::seconds(0);
     config.auth.pair_failures = 0;

@@ -168,6 +168,30 @@ async fn a_live_client_is_cut_off_without_an_error_and_goes_on_after_the_restart
 }
 
 #[tokio::test]
+async fn what_was_handled_and_not_acknowledged_before_a_restart_does_not_come_again() {
+    let place = Place::new(false);
+    let world = place.start().await;
+    for name in ["alice", "bob"] {
+        world.account(name).await;
+    }
+    let mut bob = world.client("bob").await;
+    let (mut alice, id) = world.managed("alice", "r").await;
+    for body in ["1", "2", "3"] {
+        write(&mut bob, "alice@localhost/r", body).await;
+        assert_eq!(bodies(&[alice.quiet_element().await]), [body]);
+    }
+    world.lose(alice, "alice@localhost/r").await;
+    drop(bob);
+    place.stop(world).await;
+    let (world, _) = place.start_and_wake().await;
+    let (_, answer) = world.try_to_resume("alice", &id, 4).await;
+    assert!(answer.contains("send-count='3'"), "{answer}");
+    let (mut alice, answer) = world.try_to_resume("alice", &id, 2).await;
+    assert!(answer.starts_with("<resumed"), "{answer}");
+    assert_eq!(bodies(&alice.until_now().await), ["3"]);
+}
+
+#[tokio::test]
 async fn who_is_woken_and_resumed_by_nobody_is_woken_again() {
     let place = Place::new(false);
     let world = place.start().await;
@@ -378,4 +402,28 @@ async fn messages_that_waited_in_storage_come_once_when_the_server_stops_while_t
         let wanted: &[&str] = if resumed { &[] } else { &["stored"] };
         assert_eq!(bodies(&seen), wanted, "resumed: {resumed}");
     }
+}
+
+#[tokio::test]
+async fn presence_that_was_spared_an_inactive_client_comes_after_a_restart() {
+    let place = Place::new(true);
+    let world = place.start().await;
+    world.account("alice").await;
+    let (mut phone, id) = world.managed_available("alice", "phone").await;
+    let mut desk = world.available("alice", "desk").await;
+    desk.element().await;
+    let seen = phone.until_now().await;
+    assert_eq!(seen.len(), 1, "the other one is there: {seen:?}");
+    phone.send("<a xmlns='urn:xmpp:sm:3' h='2'/><inactive xmlns='urn:xmpp:csi:0'/>").await;
+    phone.until_now().await;
+    world.lose(phone, "alice@localhost/phone").await;
+    drop(desk);
+    place.stop(world).await;
+    let (world, woken) = place.start_and_wake().await;
+    assert_eq!(woken, 1);
+    let (mut phone, answer) = world.try_to_resume("alice", &id, 3).await;
+    assert!(answer.starts_with("<resumed"), "{answer}");
+    let seen = phone.until_now().await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].contains("type='unavailable'") && seen[0].contains("/desk'"), "{seen:?}");
 }

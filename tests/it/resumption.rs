@@ -75,7 +75,7 @@ async fn iv_18_a_bound_client_resumes_from_where_it_may_come_and_from_nowhere_el
     assert!(elsewhere.alive());
 
     let here = arrive(server, [192, 0, 2, 77]).await;
-    let continued = resume(server, &here, &id).await.ok().expect("may go on");
+    let continued = resume(server, &here, &id).await.expect("may go on");
     assert!(Arc::ptr_eq(&continued.session, &session) && session.connected());
     assert_eq!(session.address(), std::net::IpAddr::from([192, 0, 2, 77]));
     assert!(!here.alive() && here.settled(), "it has become the other one");
@@ -201,7 +201,7 @@ async fn t3_what_an_older_connection_does_late_touches_nothing_of_a_stream_that_
     assert!(!session.mailbox.receive(old), "what it still reads is not taken in");
     assert!(server.hibernate(&session, old), "it is not its to end");
     drop(lease);
-    let continued = resumed.await.expect("does not panic").ok().expect("goes on");
+    let continued = resumed.await.expect("does not panic").expect("goes on");
     assert!(session.alive() && session.connected());
     assert!(server.hibernate(&session, old), "nor is it later");
     assert!(session.connected(), "and it does not hibernate");
