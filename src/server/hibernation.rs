@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
 };
 
@@ -34,6 +34,7 @@ use crate::{
     hooks::{Flow, Moment},
     id::{AccountId, ClientId, GrantId, SessionId},
     mailbox::{Counts, Parcel},
+    registry::Parted,
     resumption::Resumable,
     session::{Flags, Identity, Live, Presence},
     store::{Batch, Range, SERVER, StoreError, Table},
@@ -109,6 +110,10 @@ struct Whose {
     noted: Option<u64>,
 }
 
+fn key(session: &Session) -> Bytes {
+    Bytes::copy_from_slice(&session.id.0.to_be_bytes())
+}
+
 impl Server {
     /// Writes down every session that can be resumed; nobody goes on with one any more, and whoever
     /// has one is cut off without an error, so that its client comes back to resume it. Only for a
@@ -122,8 +127,11 @@ impl Server {
         let mut claimed = Vec::with_capacity(all.len());
         for session in all {
             if session.alive() && session.full().is_some() {
-                session.mailbox.suspend();
-                claimed.push(session);
+                let holder = session.mailbox.suspend();
+                match self.registry.set_hibernating(&session, holder, now) {
+                    Parted::Ended => self.settle_claimed(&session),
+                    Parted::Claimed | Parted::Hibernating => claimed.push(session),
+                }
             }
         }
         let mut leases = Vec::with_capacity(claimed.len());
@@ -135,8 +143,7 @@ impl Server {
             let mut batch = Batch::new();
             for session in page {
                 if let Some(row) = self.asleep(session, now) {
-                    let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
-                    batch = batch.put(&HIBERNATING, SERVER, key, row);
+                    batch = batch.put(&HIBERNATING, SERVER, key(session), row);
                     count += 1;
                 }
             }
@@ -146,13 +153,25 @@ impl Server {
                 }
                 return Err(error);
             }
+            for session in page {
+                if let Some(resumable) = session.resumable() {
+                    resumable.put_stored();
+                }
+                // Whoever has ended it meanwhile has found no row of it, or removes this one.
+                fence(Ordering::SeqCst);
+                if !session.alive() {
+                    self.forget_hibernated(session).await?;
+                }
+            }
         }
         Ok(count)
     }
 
     fn asleep(&self, session: &Session, now: Millis) -> Option<Vec<u8>> {
         let (me, full) = (session.identity()?, session.full()?);
-        let (resumable, counts) = (session.resumable()?, session.mailbox.counts()?);
+        let resumable = session.resumable()?;
+        let (counts, parcels) = session.mailbox.snapshot();
+        let counts = counts?;
         let flags = session.flags();
         if !session.alive() {
             return None;
@@ -174,7 +193,7 @@ impl Server {
             resumptions: resumable.resumptions(),
             acked: counts.acked,
             handled: counts.handled,
-            stanzas: session.mailbox.parcels().into_iter().filter_map(waiting).collect(),
+            stanzas: parcels.into_iter().filter_map(waiting).collect(),
             presence: session.presence().map(|presence| Shown {
                 xml: text(presence.frame.bytes()),
                 priority: presence.priority,
@@ -390,14 +409,23 @@ impl Server {
     /// # Errors
     /// When storage fails: it still does.
     pub(crate) async fn forget_hibernated(&self, session: &Session) -> Result<(), StoreError> {
-        let stored = session.resumable().is_some_and(|resumable| resumable.take_stored());
-        if !stored || self.stopping.load(Ordering::Acquire) {
+        let Some(resumable) = session.resumable().filter(|resumable| resumable.take_stored())
+        else {
+            return Ok(());
+        };
+        if session.alive() && self.stopping.load(Ordering::Acquire) {
+            // It is being written down, or has been.
+            resumable.put_stored();
             return Ok(());
         }
-        let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
-        let batch = Batch::new().delete(&HIBERNATING, SERVER, key);
+        let batch = Batch::new().delete(&HIBERNATING, SERVER, key(session));
         // What it had waiting is to survive this server as it has survived the one before.
         let batch = if session.alive() { self.write_down_all(batch, session) } else { batch };
-        self.store.commit(batch).await
+        let forgotten = self.store.commit(batch).await;
+        if forgotten.is_err() {
+            // Whoever tries again has to do all of this again.
+            resumable.put_stored();
+        }
+        forgotten
     }
 }

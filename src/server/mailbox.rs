@@ -258,6 +258,15 @@ pub struct Counts {
     pub handled: u32,
 }
 
+/// Why nobody goes on with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// The session has ended; what it was sent is elsewhere.
+    Closed,
+    /// The client says that it has more than it was sent.
+    TooHigh(TooHigh),
+}
+
 /// More was acknowledged than was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooHigh {
@@ -417,13 +426,18 @@ impl Mailbox {
         Some(Counts { acked: managed.acked, handled: managed.handled })
     }
 
-    /// The client has handled `h` stanzas. Whether it has answered all that it was asked.
+    /// The client has handled `h` stanzas. Whether it has answered all that it was asked. What comes
+    /// over a connection that another one has taken the stream from is about what that one has taken
+    /// back, and counts for nothing.
     ///
     /// # Errors
     /// [`TooHigh`]: nothing has changed then.
-    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
+    pub fn ack(&self, holder: Holder, h: u32) -> Result<bool, TooHigh> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        if inner.holder != holder {
+            return Ok(false);
+        }
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
         inner.bytes -= managed.ack(h)?;
         let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
@@ -442,13 +456,18 @@ impl Mailbox {
     /// count `h`, is in the queue again. Gives the connection that may go on, and the counts.
     ///
     /// # Errors
-    /// [`TooHigh`]: nothing has changed then.
-    pub fn claim(&self, h: u32) -> Result<(Holder, Counts), TooHigh> {
+    /// [`Unclaimed`]: nothing has changed then.
+    pub fn claim(&self, h: u32) -> Result<(Holder, Counts), Unclaimed> {
         let (waker, claimed) = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
-            let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
-            inner.bytes -= managed.ack(h)?;
+            if inner.closed {
+                return Err(Unclaimed::Closed);
+            }
+            let Some(managed) = &mut inner.managed else {
+                return Err(Unclaimed::TooHigh(TooHigh { h, sent: 0 }));
+            };
+            inner.bytes -= managed.ack(h).map_err(Unclaimed::TooHigh)?;
             let again = std::mem::take(&mut managed.sent);
             inner.taken = inner.taken.wrapping_sub(u32::try_from(again.len()).unwrap_or(0));
             managed.asked = None;
@@ -465,16 +484,18 @@ impl Mailbox {
         Ok(claimed)
     }
 
-    /// Takes the stream away from whatever connection has it, for nobody to go on with.
-    pub fn suspend(&self) {
-        let waker = {
+    /// Takes the stream away from whatever connection has it, for nobody to go on with. Gives the
+    /// number that no connection has.
+    pub fn suspend(&self) -> Holder {
+        let (waker, holder) = {
             let mut inner = self.inner.lock();
             inner.holder = Holder(inner.holder.0.wrapping_add(1));
-            inner.waker.take()
+            (inner.waker.take(), inner.holder)
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        holder
     }
 
     /// The connection has gone; nobody is to be woken.
@@ -518,20 +539,26 @@ impl Mailbox {
         sent.into_iter().flatten().chain(queue).collect()
     }
 
-    /// Copies of what the client has not acknowledged, in order, and of what waits behind.
+    /// Where the counts are, if anything is counted, with copies of what the client has not
+    /// acknowledged by them, in order, and of what waits behind.
     #[must_use]
-    pub fn parcels(&self) -> Vec<Parcel> {
+    pub fn snapshot(&self) -> (Option<Counts>, Vec<Parcel>) {
         let inner = self.inner.lock();
-        let sent = inner.managed.iter().flat_map(|managed| &managed.sent);
-        sent.chain(&inner.queue).cloned().collect()
+        let managed = inner.managed.as_ref();
+        let counts =
+            managed.map(|managed| Counts { acked: managed.acked, handled: managed.handled });
+        let sent = managed.into_iter().flat_map(|managed| &managed.sent);
+        (counts, sent.chain(&inner.queue).cloned().collect())
     }
 
-    /// Shows all of that, in order, to be changed in place.
-    pub(crate) fn each(&self, mut each: impl FnMut(&mut Parcel)) {
+    /// Shows all of that, in order, to be changed in place, each with the count that acknowledges it.
+    pub(crate) fn each(&self, mut each: impl FnMut(u32, &mut Parcel)) {
         let mut inner = self.inner.lock();
         let Inner { managed, queue, .. } = &mut *inner;
+        let mut count = managed.as_ref().map_or(0, |managed| managed.acked);
         for parcel in managed.iter_mut().flat_map(|managed| &mut managed.sent).chain(queue) {
-            each(parcel);
+            count = count.wrapping_add(1);
+            each(count, parcel);
         }
     }
 
@@ -666,6 +693,7 @@ mod tests {
         assert_eq!(mailbox.leftover().len(), 2);
         assert_eq!(mailbox.bytes(), 0);
     }
+
     /// Takes everything, and gives the texts.
     fn all(mailbox: &Mailbox, holder: Holder) -> (Take, Vec<Bytes>) {
         let mut seen = Vec::new();
@@ -686,12 +714,12 @@ mod tests {
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
         assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
         assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
-        assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
-        assert_eq!(mailbox.ack(2), Ok(false), "asked about all three");
+        assert_eq!(mailbox.ack(first, 4), Err(TooHigh { h: 4, sent: 3 }));
+        assert_eq!(mailbox.ack(first, 2), Ok(false), "asked about all three");
         mailbox.push(parcel("d"), 6).expect("there is room again");
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
-        assert_eq!(mailbox.ack(3), Ok(true));
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
+        assert_eq!(mailbox.ack(first, 3), Ok(true));
+        assert_eq!(mailbox.ack(first, 2), Err(TooHigh { h: 2, sent: 4 }), "it does not go back");
         assert_eq!(mailbox.leftover().len(), 1);
     }
 
@@ -706,14 +734,42 @@ mod tests {
         assert_eq!(all(&mailbox, old).1, ["a", "b", "c"]);
         mailbox.push(parcel("d"), 99).expect("open");
         assert!(mailbox.receive(old));
-        assert_eq!(mailbox.claim(4), Err(TooHigh { h: 4, sent: 3 }));
+        let too_high = Unclaimed::TooHigh(TooHigh { h: 4, sent: 3 });
+        assert_eq!(mailbox.claim(4), Err(too_high));
         assert!(mailbox.receive(old), "a claim that fails changes nothing");
         let (new, counts) = mailbox.claim(1).expect("it may");
         assert_eq!(counts, Counts { acked: 1, handled: 2 });
         assert!(!mailbox.receive(old));
         assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
         assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
-        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(true), 0));
+        assert_eq!((mailbox.ack(new, 4), mailbox.bytes()), (Ok(true), 0));
+    }
+
+    #[test]
+    fn an_acknowledgement_that_a_claim_overtook_neither_counts_nor_is_too_high() {
+        for (late, claimed) in [(2, 3), (3, 2)] {
+            let mailbox = Mailbox::default();
+            let old = Holder::default();
+            mailbox.manage();
+            for text in ["a", "b", "c"] {
+                mailbox.push(parcel(text), 99).expect("open");
+            }
+            all(&mailbox, old);
+            let (new, _) = mailbox.claim(claimed).expect("it may");
+            assert_eq!(mailbox.ack(old, late), Ok(false), "{late} behind a claim with {claimed}");
+            assert_eq!(all(&mailbox, new).1.len(), 3 - usize::try_from(claimed).expect("few"));
+        }
+    }
+
+    #[test]
+    fn a_count_is_not_too_high_because_the_session_has_just_ended() {
+        let mailbox = Mailbox::default();
+        mailbox.manage();
+        mailbox.push(parcel("a"), 99).expect("open");
+        all(&mailbox, Holder::default());
+        mailbox.close();
+        assert_eq!(mailbox.leftover().len(), 1);
+        assert_eq!(mailbox.claim(1), Err(Unclaimed::Closed));
     }
 
     #[test]
@@ -725,8 +781,8 @@ mod tests {
         assert!(mailbox.receive(holder));
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
-        assert_eq!(mailbox.ack(1), Ok(true));
+        assert_eq!(mailbox.ack(holder, 2), Err(TooHigh { h: 2, sent: 1 }));
+        assert_eq!(mailbox.ack(holder, 1), Ok(true));
         assert_eq!(mailbox.bytes(), 0);
     }
 
@@ -773,7 +829,7 @@ mod tests {
                             handled.extend(way.pop_front());
                         }
                         let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
-                        mailbox.ack(h).expect("was sent");
+                        mailbox.ack(holder, h).expect("was sent");
                     }
                     _ => {
                         way.clear();
@@ -781,7 +837,7 @@ mod tests {
                         holder = mailbox.claim(h).expect("was sent").0;
                     }
                 }
-                let bytes: usize = mailbox.parcels().iter().map(Parcel::len).sum();
+                let bytes: usize = mailbox.snapshot().1.iter().map(Parcel::len).sum();
                 proptest::prop_assert_eq!(mailbox.bytes(), bytes);
             }
             let expected: Vec<u32> = (0..next).collect();

@@ -40,7 +40,8 @@ use crate::{
     events::Change,
     hooks::Moment,
     id::SessionId,
-    mailbox::{Holder, TooHigh},
+    mailbox::{Holder, TooHigh, Unclaimed},
+    registry::Parted,
     session::Identity,
 };
 
@@ -107,7 +108,27 @@ impl Resumable {
 
     /// Whether it has a row in storage; from now on it counts as having none.
     pub(crate) fn take_stored(&self) -> bool {
-        self.stored.swap(false, Ordering::Relaxed)
+        self.stored.swap(false, Ordering::SeqCst)
+    }
+
+    /// It has a row in storage.
+    pub(crate) fn put_stored(&self) {
+        self.stored.store(true, Ordering::SeqCst);
+    }
+
+    /// Its connection has broken, or another one has claimed it. Only under the lock of its flags.
+    pub(crate) fn broke(&self, now: Millis) {
+        self.asked.store(0, Ordering::Relaxed);
+        // A claim that comes to nothing does not prolong its time.
+        let _ = self.since.compare_exchange(0, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Another connection goes on with it. Only under the lock of its flags.
+    pub(crate) fn goes_on(&self) {
+        self.since.store(0, Ordering::Relaxed);
+        // The older connection may have asked until it was gone.
+        self.asked.store(0, Ordering::Relaxed);
+        self.resumptions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Seconds that it may hibernate; 0: it cannot be resumed.
@@ -205,8 +226,8 @@ impl Server {
     }
 
     /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends.
-    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) {
-        match session.mailbox.ack(h) {
+    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, holder: Holder, h: u32) {
+        match session.mailbox.ack(holder, h) {
             Ok(true) => {
                 if let Some(resumable) = session.resumable() {
                     resumable.asked.store(0, Ordering::Relaxed);
@@ -222,18 +243,13 @@ impl Server {
     /// A session's connection has broken: from now on it waits for another one. False: it cannot, and
     /// has to end.
     pub fn hibernate(self: &Arc<Self>, session: &Arc<Session>, holder: Holder) -> bool {
-        let Some(resumable) = session.resumable().filter(|resumable| resumable.max > 0) else {
+        if !session.is_resumable() {
             return false;
-        };
-        if session.mailbox.holder() != holder {
-            // Another connection has it already, and it is that one's to lose.
-            return true;
         }
-        let now = self.clock.now();
-        resumable.asked.store(0, Ordering::Relaxed);
-        resumable.since.store(now.0.max(1), Ordering::Relaxed);
-        if !self.registry.set_hibernating(session) {
-            return false;
+        match self.registry.set_hibernating(session, holder, self.clock.now()) {
+            Parted::Claimed => return true,
+            Parted::Ended => return false,
+            Parted::Hibernating => {}
         }
         session.mailbox.release(holder);
         self.rearm(session);
@@ -287,20 +303,21 @@ impl Server {
         }
         let (holder, counts) = match old.mailbox.claim(resume.h) {
             Ok(claimed) => claimed,
-            Err(TooHigh { h, sent }) => {
+            Err(Unclaimed::Closed) => return Err(self.no_more(id, resume.h, &me).await),
+            Err(Unclaimed::TooHigh(TooHigh { h, sent })) => {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
                 return Err(unknown());
             }
         };
         // Until it is entered nobody has it: should this be called off, it hibernates.
-        let resumable = old.resumable().ok_or_else(unknown)?;
-        if old.connected() {
-            resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
-            resumable.asked.store(0, Ordering::Relaxed);
-            if !self.registry.set_hibernating(&old) {
+        match self.registry.set_hibernating(&old, holder, self.clock.now()) {
+            Parted::Hibernating => self.rearm(&old),
+            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
+            Parted::Claimed => return Err(unknown()),
+            Parted::Ended => {
+                self.settle_claimed(&old);
                 return Err(self.no_more(id, resume.h, &me).await);
             }
-            self.rearm(&old);
         }
         let Some(held) = self.quiet(&old).await else {
             tracing::error!(event = "resumption-stuck", session = %old.id);
@@ -311,22 +328,23 @@ impl Server {
             Failed::from(Condition::InternalServerError)
         })?;
         if old.mailbox.holder() != holder {
-            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
             return Err(unknown());
         }
         self.close_login(&old);
         let identity = me.continuing(&was);
-        if !self.registry.resume(&old, session, identity) {
+        if !self.registry.resume(&old, holder, session, identity) {
+            if old.alive() {
+                return Err(unknown());
+            }
             return Err(self.no_more(id, resume.h, &me).await);
         }
-        resumable.since.store(0, Ordering::Relaxed);
-        resumable.resumptions.fetch_add(1, Ordering::Relaxed);
+        // Nothing is waited for from here on: a session that has a connection is always given to it.
         old.touch(self.clock.now());
         self.merged(session);
         self.rearm(&old);
         let moment = Moment { server: self.clone(), session: old.clone() };
         if let Some(told) = self.hooks.resumed.tell(&moment) {
-            told.await;
+            self.spawn(told);
         }
         self.events.publish(&old, Change::Resumed);
         tracing::info!(
@@ -394,6 +412,16 @@ impl Server {
                 ..unknown
             },
         }
+    }
+
+    /// A session has ended at the very moment at which it was claimed: whoever ended it counts on its
+    /// connection to settle it, which leaves that to whoever has claimed it.
+    pub(crate) fn settle_claimed(self: &Arc<Self>, session: &Arc<Session>) {
+        let (server, session) = (self.clone(), session.clone());
+        self.spawn(async move {
+            let _held = server.quiet(&session).await;
+            server.settle(&session).await;
+        });
     }
 
     /// The login that a session is from is over: another one goes on with it.
