@@ -316,6 +316,11 @@ impl Plan<'_> {
                 id
             }
         };
+        // Its use is noted beside the login, perhaps only after this: it is the one that its client has
+        // until it has this one.
+        if let Some(id) = self.me.token {
+            client.token_was_used(id, self.now);
+        }
         let Some(grant) = client.grants.iter_mut().find(|grant| grant.id == id) else {
             return false;
         };

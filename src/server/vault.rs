@@ -258,6 +258,24 @@ impl Client {
         token.over.as_ref().or(grant.over.as_ref()).or(self.over.as_ref())
     }
 
+    /// Notes the use of a token; the ones whose place it has taken are over with its first. False: it
+    /// is not there.
+    pub(crate) fn token_was_used(&mut self, id: TokenId, now: Millis) -> bool {
+        let Some((used, token)) = self.token_mut(id) else { return false };
+        *used = (*used).max(Some(now));
+        let first = token.used.is_none();
+        token.used = token.used.max(Some(now));
+        if first {
+            let by = Tombstone::by_rule(now, Over::Superseded);
+            for older in self.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
+                if older.next == Some(id) {
+                    older.over.get_or_insert_with(|| by.clone());
+                }
+            }
+        }
+        true
+    }
+
     /// When a session that a token opens has to end at the latest.
     #[must_use]
     pub fn expiry(&self, token: TokenId, policy: &Effective) -> Option<Millis> {
@@ -402,23 +420,14 @@ impl Server {
         // What is not written does not keep it alive: the sooner it dies unused, the more often.
         let granule = found.token.inactive.map_or(granule, |inactive| granule.min(inactive / 10));
         let fresh = found.token.used.is_some_and(|last| now.seconds_since(last) < granule);
-        let first = found.token.used.is_none();
         let moved = from.is_some_and(|from| !found.client.has_come(from));
         if fresh && !moved {
             return;
         }
         let clients = self.config.clients.clone();
         self.note_client(found.client.account, found.client.sid, move |client| {
-            let Some((used, token)) = client.token_mut(id) else { return false };
-            *used = (*used).max(Some(now));
-            token.used = token.used.max(Some(now));
-            if first {
-                let by = Tombstone::by_rule(now, Over::Superseded);
-                for older in client.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
-                    if older.next == Some(id) {
-                        older.over.get_or_insert_with(|| by.clone());
-                    }
-                }
+            if !client.token_was_used(id, now) {
+                return false;
             }
             client.was_seen(now, from, &clients);
             true

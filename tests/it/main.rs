@@ -18,6 +18,7 @@ mod client_commands;
 mod clients;
 mod crash;
 mod cuts;
+
 mod deadlines;
 mod dialogue;
 mod docs;
