@@ -251,9 +251,7 @@ impl Conn {
                 }
                 Effect::Nonza(frame) => self.nonza(&frame),
                 Effect::Ack(h) => {
-                    // One that came late is about a stream that goes on elsewhere.
-                    let ours = self.session.mailbox.holder() == self.holder();
-                    if ours && server.acknowledged(&self.session, h) {
+                    if server.acknowledged(&self.session, self.holder(), h) {
                         self.outbox.push(sm::ask());
                     }
                 }
@@ -663,7 +661,9 @@ impl Conn {
     /// stops, and the stream goes on once it is there again; the client is told what was handled.
     fn displaced(&mut self) -> Option<StreamError> {
         if self.shared.server.stopping() {
-            if let Some(counts) = self.session.mailbox.counts() {
+            // Not while a stanza is under way: it is counted, and not done with.
+            let counts = self.session.mailbox.counts().filter(|_| self.waiting.is_none());
+            if let Some(counts) = counts {
                 self.outbox.push(sm::ack(counts.handled));
             }
             return None;
@@ -709,6 +709,14 @@ impl Conn {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(closing) = &mut self.closing else { return false };
         if closing.deadline.as_mut().poll(cx).is_ready() {
+            // It was counted, so that its client will not send it again: it is seen through all the
+            // same, and whoever goes on with the stream waits for it as long as for this connection.
+            if let Some((waiting, lease)) = self.waiting.take().zip(self.lease.take()) {
+                self.shared.server.spawn(async move {
+                    waiting.await;
+                    drop(lease);
+                });
+            }
             return true;
         }
         // A stanza that was taken in is seen through: a message may be half-way into storage.

@@ -449,7 +449,12 @@ impl Server {
     /// The connection's last call: it is closed. Once the messages that were never handed to it are
     /// elsewhere, forgets the session and tells whoever waits. Idempotent.
     pub async fn settle(self: &Arc<Self>, session: &Arc<Session>) {
-        self.end(session, End::peer(Reason::Lost));
+        if !self.end(session, End::peer(Reason::Lost)) {
+            // Whoever has marked it is at this very moment writing down how it ended, and what it left.
+            while session.end_record().is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
         self.rerouted(session).await;
         self.unauthed.left(session);
         self.registry.forget(session);

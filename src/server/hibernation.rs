@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
 };
 
@@ -33,7 +33,8 @@ use crate::{
     epoch::Stamp,
     hooks::{Flow, Moment},
     id::{AccountId, ClientId, GrantId, SessionId},
-    mailbox::{Counts, Parcel},
+    mailbox::{Counts, Parcel, Snapshot},
+    registry::Parted,
     resumption::Resumable,
     session::{Flags, Identity, Live, Presence},
     store::{Batch, Range, SERVER, StoreError, Table},
@@ -118,6 +119,10 @@ struct Whose {
     noted: Option<u64>,
 }
 
+fn key(session: &Session) -> Bytes {
+    Bytes::copy_from_slice(&session.id.0.to_be_bytes())
+}
+
 impl Server {
     /// Writes down every session that can be resumed; nobody goes on with one any more, and whoever
     /// has one is cut off without an error, so that its client comes back to resume it. Only for a
@@ -131,8 +136,11 @@ impl Server {
         let mut claimed = Vec::with_capacity(all.len());
         for session in all {
             if session.alive() && session.full().is_some() {
-                session.mailbox.suspend();
-                claimed.push(session);
+                let holder = session.mailbox.suspend();
+                match self.registry.set_hibernating(&session, holder, now) {
+                    Parted::Ended => self.settle_claimed(&session),
+                    Parted::Claimed | Parted::Hibernating => claimed.push(session),
+                }
             }
         }
         let mut leases = Vec::with_capacity(claimed.len());
@@ -144,8 +152,7 @@ impl Server {
             let mut batch = Batch::new();
             for session in page {
                 if let Some(row) = self.asleep(session, now).await? {
-                    let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
-                    batch = batch.put(&HIBERNATING, SERVER, key, row);
+                    batch = batch.put(&HIBERNATING, SERVER, key(session), row);
                     count += 1;
                 }
             }
@@ -154,6 +161,16 @@ impl Server {
                     self.end(session, End::new(Reason::Shutdown));
                 }
                 return Err(error);
+            }
+            for session in page {
+                if let Some(resumable) = session.resumable() {
+                    resumable.put_stored();
+                }
+                // Whoever has ended it meanwhile has found no row of it, or removes this one.
+                fence(Ordering::SeqCst);
+                if !session.alive() {
+                    self.forget_hibernated(session).await?;
+                }
             }
         }
         Ok(count)
@@ -179,23 +196,22 @@ impl Server {
         now: Millis,
     ) -> Option<Vec<u8>> {
         let full = session.full()?;
-        let (resumable, counts) = (session.resumable()?, session.mailbox.counts()?);
+        let resumable = session.resumable()?;
+        let Snapshot { counts, sent, waiting } = session.mailbox.snapshot()?;
         let moment = Moment { server: self.clone(), session: session.clone() };
         let flags = session.flags();
         if !session.alive() {
             return None;
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let waiting = |parcel: Parcel| {
+        let written = |parcel: Parcel| {
             let (since, kept) = (parcel.waits_since(), parcel.is_kept());
             Some(Waiting { xml: text(parcel.into_frame()?.bytes()), since, kept })
         };
         let most = me.live.lock().most;
-        let mut sent: Vec<_> = session.mailbox.parcels();
-        let queued = sent.split_off(session.mailbox.unacknowledged().min(sent.len()));
-        let mut stanzas: Vec<_> = sent.into_iter().filter_map(waiting).collect();
+        let mut stanzas: Vec<_> = sent.into_iter().filter_map(written).collect();
         let sent = stanzas.len();
-        stanzas.extend(queued.into_iter().filter_map(waiting));
+        stanzas.extend(waiting.into_iter().filter_map(written));
         let row = Asleep {
             account: me.account,
             full: full.as_str().into(),
@@ -434,14 +450,23 @@ impl Server {
     /// # Errors
     /// When storage fails: it still does.
     pub(crate) async fn forget_hibernated(&self, session: &Session) -> Result<(), StoreError> {
-        let stored = session.resumable().is_some_and(|resumable| resumable.take_stored());
-        if !stored || self.stopping.load(Ordering::Acquire) {
+        let Some(resumable) = session.resumable().filter(|resumable| resumable.take_stored())
+        else {
+            return Ok(());
+        };
+        if session.alive() && self.stopping.load(Ordering::Acquire) {
+            // It is being written down, or has been.
+            resumable.put_stored();
             return Ok(());
         }
-        let key = Bytes::copy_from_slice(&session.id.0.to_be_bytes());
-        let batch = Batch::new().delete(&HIBERNATING, SERVER, key);
+        let batch = Batch::new().delete(&HIBERNATING, SERVER, key(session));
         // What it had waiting is to survive this server as it has survived the one before.
         let batch = if session.alive() { self.write_down_all(batch, session) } else { batch };
-        self.store.commit(batch).await
+        let forgotten = self.store.commit(batch).await;
+        if forgotten.is_err() {
+            // Whoever tries again has to do all of this again.
+            resumable.put_stored();
+        }
+        forgotten
     }
 }

@@ -34,7 +34,6 @@ use crate::{
     clock::Millis,
     hooks::Delivery,
     id::{AccountId, SessionId},
-    mailbox::Counts,
     store::{Batch, Range, SERVER, StoreError, Table},
 };
 
@@ -246,10 +245,7 @@ impl Server {
         let Some(me) = session.identity().filter(|_| self.config.sessions.durable) else {
             return batch;
         };
-        let Counts { acked, .. } = session.mailbox.counts().unwrap_or_default();
-        let mut count = acked;
-        session.mailbox.each(|parcel| {
-            count = count.wrapping_add(1);
+        session.mailbox.each(|count, parcel| {
             if parcel.is_kept() {
                 return;
             }
@@ -368,8 +364,9 @@ impl Server {
             if let Some(left) = inner.left.get_mut(&account) {
                 left.retain(|left| {
                     let has = left.to.iter().any(|(id, count)| {
-                        // Less than half the range ahead, as with all of these counts.
-                        *id == session && h.wrapping_sub(*count) < u32::MAX / 2
+                        // Less than half the range ahead, as with all of these counts. Without one
+                        // it came before the session counted, and is covered by none.
+                        *id == session && *count != 0 && h.wrapping_sub(*count) < u32::MAX / 2
                     });
                     if has {
                         batch = mem::take(&mut batch).delete(&IN_FLIGHT, SERVER, left.key.clone());

@@ -280,6 +280,38 @@ pub struct Counts {
     pub handled: u32,
 }
 
+/// What an acknowledgement leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// The client owes no answer.
+    Noted,
+    /// It is to be asked about what was sent behind what it was asked about, for nothing else may be
+    /// sent for a long time.
+    AskAgain,
+    /// Another connection has the stream, and has taken back what this is about: it counts for nothing.
+    Displaced,
+}
+
+/// A stream as it is at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Where its counts are.
+    pub counts: Counts,
+    /// Copies of what the client has not acknowledged by them, in order.
+    pub sent: Vec<Parcel>,
+    /// Copies of what waits behind.
+    pub waiting: Vec<Parcel>,
+}
+
+/// Why nobody goes on with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// The session has ended; what it was sent is elsewhere.
+    Closed,
+    /// The client says that it has more than it was sent.
+    TooHigh(TooHigh),
+}
+
 /// More was acknowledged than was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooHigh {
@@ -452,15 +484,17 @@ impl Mailbox {
         Some(Counts { acked: managed.acked, handled: managed.handled })
     }
 
-    /// The client has handled `h` stanzas. Whatever it has been asked, that is an answer: there are
-    /// clients that never count all that they get. True: it is to be asked about what was sent behind
-    /// what it was asked about, for nothing else may be sent for a long time.
+    /// The client has handled `h` stanzas, it says over this connection. Whatever it has been asked,
+    /// that is an answer: there are clients that never count all that they get.
     ///
     /// # Errors
     /// [`TooHigh`]: nothing has changed then.
-    pub fn ack(&self, h: u32) -> Result<bool, TooHigh> {
+    pub fn ack(&self, holder: Holder, h: u32) -> Result<Acked, TooHigh> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        if inner.holder != holder {
+            return Ok(Acked::Displaced);
+        }
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
         inner.bytes -= managed.ack(h)?;
         let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
@@ -474,20 +508,25 @@ impl Mailbox {
         if managed.sent.is_empty() {
             managed.sent = VecDeque::new();
         }
-        Ok(again)
+        Ok(if again { Acked::AskAgain } else { Acked::Noted })
     }
 
     /// Takes the stream away from whatever connection has it: what the client has not handled, by its
     /// count `h`, is in the queue again. Gives the connection that may go on, and the counts.
     ///
     /// # Errors
-    /// [`TooHigh`]: nothing has changed then.
-    pub fn claim(&self, h: u32) -> Result<(Holder, Counts), TooHigh> {
+    /// [`Unclaimed`]: nothing has changed then.
+    pub fn claim(&self, h: u32) -> Result<(Holder, Counts), Unclaimed> {
         let (waker, claimed) = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
-            let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
-            inner.bytes -= managed.ack(h)?;
+            if inner.closed {
+                return Err(Unclaimed::Closed);
+            }
+            let Some(managed) = &mut inner.managed else {
+                return Err(Unclaimed::TooHigh(TooHigh { h, sent: 0 }));
+            };
+            inner.bytes -= managed.ack(h).map_err(Unclaimed::TooHigh)?;
             let again = std::mem::take(&mut managed.sent);
             inner.taken = inner.taken.wrapping_sub(u32::try_from(again.len()).unwrap_or(0));
             managed.asked = None;
@@ -504,16 +543,18 @@ impl Mailbox {
         Ok(claimed)
     }
 
-    /// Takes the stream away from whatever connection has it, for nobody to go on with.
-    pub fn suspend(&self) {
-        let waker = {
+    /// Takes the stream away from whatever connection has it, for nobody to go on with. Gives the
+    /// number that no connection has.
+    pub fn suspend(&self) -> Holder {
+        let (waker, holder) = {
             let mut inner = self.inner.lock();
             inner.holder = Holder(inner.holder.0.wrapping_add(1));
-            inner.waker.take()
+            (inner.waker.take(), inner.holder)
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        holder
     }
 
     /// The connection has gone; nobody is to be woken.
@@ -557,20 +598,27 @@ impl Mailbox {
         sent.into_iter().flatten().chain(queue).collect()
     }
 
-    /// Copies of what the client has not acknowledged, in order, and of what waits behind.
+    /// The stream as it is now; none: nothing is counted.
     #[must_use]
-    pub fn parcels(&self) -> Vec<Parcel> {
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let inner = self.inner.lock();
-        let sent = inner.managed.iter().flat_map(|managed| &managed.sent);
-        sent.chain(&inner.queue).cloned().collect()
+        let managed = inner.managed.as_ref()?;
+        Some(Snapshot {
+            counts: Counts { acked: managed.acked, handled: managed.handled },
+            sent: managed.sent.iter().cloned().collect(),
+            waiting: inner.queue.iter().cloned().collect(),
+        })
     }
 
-    /// Shows all of that, in order, to be changed in place.
-    pub(crate) fn each(&self, mut each: impl FnMut(&mut Parcel)) {
+    /// Shows what the client has not acknowledged, and what waits behind, in order, to be changed in
+    /// place, each with the count that acknowledges it.
+    pub(crate) fn each(&self, mut each: impl FnMut(u32, &mut Parcel)) {
         let mut inner = self.inner.lock();
         let Inner { managed, queue, .. } = &mut *inner;
+        let mut count = managed.as_ref().map_or(0, |managed| managed.acked);
         for parcel in managed.iter_mut().flat_map(|managed| &mut managed.sent).chain(queue) {
-            each(parcel);
+            count = count.wrapping_add(1);
+            each(count, parcel);
         }
     }
 
@@ -718,6 +766,7 @@ mod tests {
         assert_eq!(mailbox.leftover().len(), 2);
         assert_eq!(mailbox.bytes(), 0);
     }
+
     /// Takes everything, and gives the texts.
     fn all(mailbox: &Mailbox, holder: Holder) -> (Take, Vec<Bytes>) {
         let mut seen = Vec::new();
@@ -738,15 +787,15 @@ mod tests {
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
         assert_eq!((mailbox.bytes(), mailbox.untaken(), mailbox.unacknowledged()), (6, 0, 3));
         assert!(matches!(mailbox.push(parcel("d"), 6), Err(Refused::Full(_))));
-        assert_eq!(mailbox.ack(4), Err(TooHigh { h: 4, sent: 3 }));
-        assert_eq!(mailbox.ack(2), Ok(false), "an answer, if not about all of them");
+        assert_eq!(mailbox.ack(first, 4), Err(TooHigh { h: 4, sent: 3 }));
+        assert_eq!(mailbox.ack(first, 2), Ok(Acked::Noted), "an answer, if not about all of them");
         mailbox.push(parcel("d"), 6).expect("there is room again");
-        assert_eq!(mailbox.ack(3), Ok(false));
+        assert_eq!(mailbox.ack(first, 3), Ok(Acked::Noted));
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: true });
         mailbox.push(parcel("e"), 6).expect("there is room");
         assert_eq!(all(&mailbox, first).0, Take::Some { ask: false }, "asked already");
-        assert_eq!(mailbox.ack(4), Ok(true), "about what was sent behind it");
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 5 }), "it does not go back");
+        assert_eq!(mailbox.ack(first, 4), Ok(Acked::AskAgain), "about what was sent behind it");
+        assert_eq!(mailbox.ack(first, 2), Err(TooHigh { h: 2, sent: 5 }), "it does not go back");
         assert_eq!(mailbox.leftover().len(), 1);
     }
 
@@ -757,7 +806,7 @@ mod tests {
         for text in ["a", "b", "c"] {
             mailbox.push(parcel(text), 99).expect("open");
             assert_eq!(all(&mailbox, Holder::default()).0, Take::Some { ask: true }, "{text}");
-            assert_eq!(mailbox.ack(0), Ok(false));
+            assert_eq!(mailbox.ack(Holder::default(), 0), Ok(Acked::Noted));
         }
         assert_eq!(mailbox.unacknowledged(), 3);
     }
@@ -773,14 +822,15 @@ mod tests {
         assert_eq!(all(&mailbox, old).1, ["a", "b", "c"]);
         mailbox.push(parcel("d"), 99).expect("open");
         assert!(mailbox.receive(old));
-        assert_eq!(mailbox.claim(4), Err(TooHigh { h: 4, sent: 3 }));
+        let too_high = Unclaimed::TooHigh(TooHigh { h: 4, sent: 3 });
+        assert_eq!(mailbox.claim(4), Err(too_high));
         assert!(mailbox.receive(old), "a claim that fails changes nothing");
         let (new, counts) = mailbox.claim(1).expect("it may");
         assert_eq!(counts, Counts { acked: 1, handled: 2 });
         assert!(!mailbox.receive(old));
         assert_eq!(all(&mailbox, old), (Take::Displaced, vec![]));
         assert_eq!(all(&mailbox, new).1, ["b", "c", "d"]);
-        assert_eq!((mailbox.ack(4), mailbox.bytes()), (Ok(false), 0));
+        assert_eq!((mailbox.ack(new, 4), mailbox.bytes()), (Ok(Acked::Noted), 0));
     }
 
     #[test]
@@ -789,13 +839,40 @@ mod tests {
         let counts = Counts { acked: 5, handled: 0 };
         mailbox.restore(counts, ["a", "b"].map(parcel), ["c"].map(parcel));
         assert_eq!((mailbox.unacknowledged(), mailbox.bytes()), (2, 3));
-        assert_eq!(mailbox.claim(8), Err(TooHigh { h: 8, sent: 7 }));
+        assert_eq!(mailbox.claim(8), Err(Unclaimed::TooHigh(TooHigh { h: 8, sent: 7 })));
         let (holder, _) = mailbox.claim(6).expect("it was sent that much");
         let mark = mailbox.mark();
         assert_eq!(all(&mailbox, holder).1, ["b", "c"]);
         assert!(mailbox.passed(mark) && !mailbox.handed_over(mark));
-        assert_eq!((mailbox.ack(8), mailbox.bytes()), (Ok(false), 0));
+        assert_eq!((mailbox.ack(holder, 8), mailbox.bytes()), (Ok(Acked::Noted), 0));
         assert!(mailbox.handed_over(mark));
+    }
+
+    #[test]
+    fn an_acknowledgement_that_a_claim_overtook_neither_counts_nor_is_too_high() {
+        for (late, claimed) in [(2, 3), (3, 2)] {
+            let mailbox = Mailbox::default();
+            let old = Holder::default();
+            mailbox.manage();
+            for text in ["a", "b", "c"] {
+                mailbox.push(parcel(text), 99).expect("open");
+            }
+            all(&mailbox, old);
+            let (new, _) = mailbox.claim(claimed).expect("it may");
+            assert_eq!(mailbox.ack(old, late), Ok(Acked::Displaced), "{late} behind {claimed}");
+            assert_eq!(all(&mailbox, new).1.len(), 3 - usize::try_from(claimed).expect("few"));
+        }
+    }
+
+    #[test]
+    fn a_count_is_not_too_high_because_the_session_has_just_ended() {
+        let mailbox = Mailbox::default();
+        mailbox.manage();
+        mailbox.push(parcel("a"), 99).expect("open");
+        all(&mailbox, Holder::default());
+        mailbox.close();
+        assert_eq!(mailbox.leftover().len(), 1);
+        assert_eq!(mailbox.claim(1), Err(Unclaimed::Closed));
     }
 
     #[test]
@@ -807,8 +884,8 @@ mod tests {
         assert!(mailbox.receive(holder));
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
-        assert_eq!(mailbox.ack(2), Err(TooHigh { h: 2, sent: 1 }));
-        assert_eq!(mailbox.ack(1), Ok(false));
+        assert_eq!(mailbox.ack(holder, 2), Err(TooHigh { h: 2, sent: 1 }));
+        assert_eq!(mailbox.ack(holder, 1), Ok(Acked::Noted));
         assert_eq!(mailbox.bytes(), 0);
     }
 
@@ -859,27 +936,26 @@ mod tests {
                             continue;
                         }
                         let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
-                        mailbox.ack(h).expect("was sent");
+                        mailbox.ack(holder, h).expect("was sent");
                     }
                     act => {
                         way.clear();
                         if act == 5 {
                             // The server stops, and another one goes on.
-                            let (counts, mut sent) = (mailbox.counts(), mailbox.parcels());
-                            let waiting = sent.split_off(mailbox.unacknowledged());
+                            let now = mailbox.snapshot().expect("managed");
                             mailbox = Mailbox::default();
-                            mailbox.restore(counts.expect("managed"), sent, waiting);
+                            mailbox.restore(now.counts, now.sent, now.waiting);
                         }
                         let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
                         holder = mailbox.claim(h).expect("was sent").0;
                     }
                 }
-                let bytes: usize = mailbox.parcels().iter().map(Parcel::len).sum();
+                let bytes: usize = mailbox.snapshot().iter().flat_map(|now| now.sent.iter().chain(&now.waiting)).map(Parcel::len).sum();
                 proptest::prop_assert_eq!(mailbox.bytes(), bytes);
             }
             let expected: Vec<u32> = (0..next).collect();
             let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
-            mailbox.ack(h).expect("was sent");
+            mailbox.ack(holder, h).expect("was sent");
             let left: Vec<u32> = mailbox.leftover().into_iter().map(|parcel| {
                 let mut number = 0;
                 parcel.pieces(|piece| {

@@ -14,6 +14,7 @@ use crate::{
     end::{End, Reason, element},
     events::Change,
     login::said,
+    registry::Parted,
 };
 
 impl Server {
@@ -31,13 +32,19 @@ impl Server {
             return self.end(session, End::new(reason));
         }
         let Some(resumable) = session.resumable() else { return false };
+        let now = self.clock.now();
         let span = self.config.sessions.reauth.get().unwrap_or(0);
-        resumable.wait_for_proof(Some(self.clock.now().plus_seconds(span)));
+        resumable.wait_for_proof(Some(now.plus_seconds(span)));
         if session.connected() {
-            if !self.adrift(session, &resumable) {
-                return false;
+            let holder = session.mailbox.suspend();
+            match self.registry.set_hibernating(session, holder, now) {
+                Parted::Hibernating => {}
+                Parted::Claimed => return false,
+                Parted::Ended => {
+                    self.settle_claimed(session);
+                    return false;
+                }
             }
-            session.mailbox.suspend();
         }
         self.rearm(session);
         self.events.publish(session, Change::Hibernating);

@@ -27,9 +27,11 @@ use self::crowd::Crowd;
 pub use self::page::{BUDGET, Page};
 use crate::{
     client::ClientRef,
+    clock::Millis,
     config::Conflict,
     end::Reason,
     id::SessionId,
+    mailbox::Holder,
     policy::AtLimit,
     session::{Flags, Identity, Presence, Session, Stage},
 };
@@ -347,18 +349,27 @@ impl Registry {
         changed
     }
 
-    /// Notes that a bound session has lost its connection and waits for another one. False: it has
-    /// ended.
-    pub(crate) fn set_hibernating(&self, session: &Session) -> bool {
-        let mut done = false;
+    /// Notes that a bound session has lost its connection and waits for another one: that the one which
+    /// held it is gone, if that is still the one to take from its mailbox.
+    pub(crate) fn set_hibernating(&self, session: &Session, holder: Holder, now: Millis) -> Parted {
+        let mut parted = Parted::Ended;
         self.change(session, |flags| {
             if !flags.has(Flags::BOUND) || flags.has(Flags::ENDING) {
                 return flags;
             }
-            done = true;
+            // In one step with the flag, as whoever claims it sets it as well: it never looks as if it
+            // had a connection when it has none.
+            if session.mailbox.holder() != holder {
+                parted = Parted::Claimed;
+                return flags;
+            }
+            parted = Parted::Hibernating;
+            if let Some(resumable) = session.resumable() {
+                resumable.broke(now);
+            }
             Flags((flags.0 | Flags::HIBERNATING.0) & !Flags::UNRESPONSIVE.0)
         });
-        done
+        parted
     }
 
     /// Notes that a session's connection is to be given up.
@@ -371,10 +382,11 @@ impl Registry {
 
     /// Lets a hibernating session go on in place of one that has just logged in to the same account:
     /// it is at that one's address from now on, and that one is out of all lists but those of ids and
-    /// addresses, marked as ending. False: either has ended.
+    /// addresses, marked as ending. False: either has ended, or somebody else has claimed it.
     pub(crate) fn resume(
         &self,
         session: &Arc<Session>,
+        holder: Holder,
         instead_of: &Arc<Session>,
         identity: Identity,
     ) -> bool {
@@ -384,15 +396,19 @@ impl Registry {
             let mut shard = self.users[self.shard(jid.as_str())].write();
             let mut done = false;
             self.change(session, |flags| {
-                done = flags.has(Flags::HIBERNATING) && !flags.has(Flags::ENDING);
-                if done { Flags(flags.0 & !Flags::HIBERNATING.0) } else { flags }
+                let waits = flags.has(Flags::HIBERNATING) && !flags.has(Flags::ENDING);
+                // Whoever has ended that one sees to it. It has bound nothing, so nobody takes the
+                // locks of two sessions the other way round.
+                done = waits && session.mailbox.holder() == holder && self.set_ending(instead_of);
+                if !done {
+                    return flags;
+                }
+                if let Some(resumable) = session.resumable() {
+                    resumable.goes_on();
+                }
+                Flags(flags.0 & !Flags::HIBERNATING.0)
             });
             if !done {
-                return false;
-            }
-            if !self.set_ending(instead_of) {
-                // Whoever has ended that one sees to it.
-                self.set_hibernating(session);
                 return false;
             }
             if let Some(few) = shard.get_mut(jid.as_str()) {
@@ -511,8 +527,6 @@ impl Registry {
 
     /// Forgets a session whose connection is gone.
     pub(crate) fn forget(&self, session: &Arc<Session>) {
-        let address = peer_network(session.address());
-        crowd::remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
         if self.sessions[Self::id_shard(session.id)].write().remove(&session.id).is_some() {
             let flags = session.flags();
             self.counts[usize::from(flags.0 & 15)].fetch_sub(1, Ordering::Relaxed);
@@ -521,6 +535,8 @@ impl Registry {
             }
         }
         // Behind its removal by id, which is what decides whether it may still enter here.
+        let address = peer_network(session.address());
+        crowd::remove(&mut self.addresses[self.shard(&address)].lock(), &address, session);
         if let Some(identity) = session.identity() {
             let key = identity.jid.as_str();
             crowd::remove(&mut self.leaving[self.shard(key)].lock(), key, session);
@@ -629,6 +645,17 @@ impl Registry {
         counts.hibernating = self.hibernating.load(Ordering::Relaxed);
         counts
     }
+}
+
+/// What became of a session whose connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parted {
+    /// Another connection has claimed it, and it is that one's to lose.
+    Claimed,
+    /// It has ended.
+    Ended,
+    /// It waits for another one.
+    Hibernating,
 }
 
 /// How a new session was added.

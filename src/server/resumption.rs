@@ -41,7 +41,8 @@ use crate::{
     events::Change,
     hooks::Moment,
     id::SessionId,
-    mailbox::{Holder, TooHigh},
+    mailbox::{Acked, Holder, TooHigh, Unclaimed},
+    registry::Parted,
     session::Identity,
 };
 
@@ -117,7 +118,29 @@ impl Resumable {
 
     /// Whether it has a row in storage; from now on it counts as having none.
     pub(crate) fn take_stored(&self) -> bool {
-        self.stored.swap(false, Ordering::Relaxed)
+        self.stored.swap(false, Ordering::SeqCst)
+    }
+
+    /// It has a row in storage.
+    pub(crate) fn put_stored(&self) {
+        self.stored.store(true, Ordering::SeqCst);
+    }
+
+    /// Its connection has broken, or another one has claimed it. Only under the lock of its flags.
+    pub(crate) fn broke(&self, now: Millis) {
+        self.asked.store(0, Ordering::Relaxed);
+        // A claim that comes to nothing does not prolong its time.
+        let _ = self.since.compare_exchange(0, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Another connection goes on with it. Only under the lock of its flags.
+    pub(crate) fn goes_on(&self) {
+        self.since.store(0, Ordering::Relaxed);
+        // The older connection may have asked until it was gone.
+        self.asked.store(0, Ordering::Relaxed);
+        self.resumptions.fetch_add(1, Ordering::Relaxed);
+        self.wait_for_proof(None);
+        self.graced.store(false, Ordering::Relaxed);
     }
 
     /// Seconds that it may hibernate; 0: it cannot be resumed.
@@ -238,13 +261,14 @@ impl Server {
         self.rearm(session);
     }
 
-    /// A client acknowledges `h` stanzas. One that acknowledges what it was never sent ends. Whether
-    /// it is to be asked about what it was sent besides.
-    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, h: u32) -> bool {
-        let acked = session.mailbox.ack(h);
+    /// A client acknowledges `h` stanzas over one of its connections. One that acknowledges what it was
+    /// never sent ends. Whether it is to be asked about what it was sent besides.
+    pub fn acknowledged(self: &Arc<Self>, session: &Arc<Session>, holder: Holder, h: u32) -> bool {
+        let acked = session.mailbox.ack(holder, h);
         match acked {
-            Ok(true) => self.asked(session),
-            Ok(false) => {
+            Ok(Acked::AskAgain) => self.asked(session),
+            Ok(Acked::Displaced) => {}
+            Ok(Acked::Noted) => {
                 if let Some(resumable) = session.resumable() {
                     resumable.asked.store(0, Ordering::Relaxed);
                 }
@@ -253,24 +277,19 @@ impl Server {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
             }
         }
-        acked == Ok(true)
+        acked == Ok(Acked::AskAgain)
     }
 
     /// A session's connection has broken: from now on it waits for another one. False: it cannot, and
     /// has to end.
     pub fn hibernate(self: &Arc<Self>, session: &Arc<Session>, holder: Holder) -> bool {
-        let Some(resumable) = session.resumable().filter(|resumable| resumable.max > 0) else {
+        if !session.is_resumable() {
             return false;
-        };
-        if session.mailbox.holder() != holder {
-            // Another connection has it already, and it is that one's to lose.
-            return true;
         }
-        let now = self.clock.now();
-        resumable.asked.store(0, Ordering::Relaxed);
-        resumable.since.store(now.0.max(1), Ordering::Relaxed);
-        if !self.registry.set_hibernating(session) {
-            return false;
+        match self.registry.set_hibernating(session, holder, self.clock.now()) {
+            Parted::Claimed => return true,
+            Parted::Ended => return false,
+            Parted::Hibernating => {}
         }
         session.mailbox.release(holder);
         self.rearm(session);
@@ -338,24 +357,25 @@ impl Server {
         }
         let (holder, counts) = match old.mailbox.claim(resume.h) {
             Ok(claimed) => claimed,
-            Err(TooHigh { h, sent }) => {
+            Err(Unclaimed::Closed) => return Err(self.no_more(id, resume.h, &me).await),
+            Err(Unclaimed::TooHigh(TooHigh { h, sent })) => {
                 self.end(session, End::protocol(sm::too_high(h, sent)));
                 return Err(unknown());
             }
         };
         // Until it is entered nobody has it: should this be called off, it hibernates.
-        let resumable = old.resumable().ok_or_else(unknown)?;
-        if !self.adrift(&old, &resumable) {
-            return Err(self.no_more(id, resume.h, &me).await);
+        match self.registry.set_hibernating(&old, holder, self.clock.now()) {
+            Parted::Hibernating => self.rearm(&old),
+            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
+            Parted::Claimed => return Err(unknown()),
+            Parted::Ended => {
+                self.settle_claimed(&old);
+                return Err(self.no_more(id, resume.h, &me).await);
+            }
         }
         let held = self.quiet_for(&old, holder).await;
         if old.mailbox.holder() != holder {
-            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
             return Err(unknown());
-        }
-        // Another connection may have entered it after it was claimed here, only to be displaced.
-        if !self.adrift(&old, &resumable) {
-            return Err(self.no_more(id, resume.h, &me).await);
         }
         let Some(held) = held else {
             tracing::error!(event = "resumption-stuck", session = %old.id);
@@ -376,19 +396,19 @@ impl Server {
         if let Some(client) = &client {
             self.bound_by_client(&identity, client);
         }
-        if !self.registry.resume(&old, session, identity) {
+        if !self.registry.resume(&old, holder, session, identity) {
+            if old.alive() {
+                return Err(unknown());
+            }
             return Err(self.no_more(id, resume.h, &me).await);
         }
-        resumable.since.store(0, Ordering::Relaxed);
-        resumable.wait_for_proof(None);
-        resumable.graced.store(false, Ordering::Relaxed);
-        resumable.resumptions.fetch_add(1, Ordering::Relaxed);
+        // Nothing is waited for from here on: a session that has a connection is always given to it.
         old.touch(self.clock.now());
         self.merged(session);
         self.rearm(&old);
         let moment = Moment { server: self.clone(), session: old.clone() };
         if let Some(told) = self.hooks.resumed.tell(&moment) {
-            told.await;
+            self.spawn(told);
         }
         self.events.publish(&old, Change::Resumed);
         tracing::info!(
@@ -414,20 +434,6 @@ impl Server {
             }
         }
         None
-    }
-
-    /// Sees to it that a session that was taken away from its connection waits for another one. False:
-    /// it has ended.
-    pub(crate) fn adrift(&self, session: &Session, resumable: &Resumable) -> bool {
-        if session.connected() {
-            resumable.since.store(self.clock.now().0.max(1), Ordering::Relaxed);
-            resumable.asked.store(0, Ordering::Relaxed);
-            if !self.registry.set_hibernating(session) {
-                return false;
-            }
-            self.rearm(session);
-        }
-        session.alive()
     }
 
     /// Waits until the stanza that a session's connection is at is seen through, a bounded time.
@@ -492,6 +498,16 @@ impl Server {
                 ..unknown
             },
         }
+    }
+
+    /// A session has ended at the very moment at which it was claimed: whoever ended it counts on its
+    /// connection to settle it, which leaves that to whoever has claimed it.
+    pub(crate) fn settle_claimed(self: &Arc<Self>, session: &Arc<Session>) {
+        let (server, session) = (self.clone(), session.clone());
+        self.spawn(async move {
+            let _held = server.quiet(&session).await;
+            server.settle(&session).await;
+        });
     }
 
     /// The login that a session is from is over: another one goes on with it.

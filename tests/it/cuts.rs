@@ -149,7 +149,7 @@ async fn run(seed: u64) {
         let session = world.session(&format!("{}@localhost/r", peer.name));
         let counts = session.mailbox.counts().expect("is managed");
         assert_eq!(counts.handled, peer.written, "seed {seed}");
-        assert_eq!(session.mailbox.parcels().len(), 0, "seed {seed}");
+        assert_eq!(session.mailbox.len(), 0, "seed {seed}");
     }
     assert!(resumptions.iter().all(|count| *count > 3), "{resumptions:?}");
 }

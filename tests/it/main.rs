@@ -5,7 +5,8 @@
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
 //!           rodauth, seeds
-//!  managed ─► reconnect, resumption, cuts, restarts, next_login, returns: streams that are resumed, FAST
+//!  managed ─► reconnect, resumption, cuts, cut_bytes, handover, restarts, next_login, returns: streams
+//!             that are resumed, FAST
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod churn;
 mod client_commands;
 mod clients;
 mod crash;
+mod cut_bytes;
 mod cuts;
 mod deadlines;
 mod dialogue;
@@ -27,6 +29,7 @@ mod ending;
 mod ends;
 mod faults;
 mod flights;
+mod handover;
 mod history;
 mod kills;
 mod leave;

@@ -56,7 +56,7 @@ async fn m4_whom_nobody_resumes_is_gone_once_and_its_messages_wait_once_with_the
     world.clock.advance(10_000);
     bob.send(message(ALICE, "later")).await;
     bob.settle().await;
-    assert_eq!(session.mailbox.parcels().len(), 3, "its contact's presence and both messages");
+    assert_eq!(session.mailbox.len(), 3, "its contact's presence and both messages");
 
     world.clock.advance(589_999);
     assert_eq!(world.server.sweep(), 0);
