@@ -62,6 +62,9 @@ struct Asleep {
     handled: u32,
     /// What the client has not acknowledged, in order.
     stanzas: Vec<Waiting>,
+    /// How many of them were sent, so that the client may have them.
+    #[serde(default)]
+    sent: usize,
     presence: Option<Shown>,
     #[serde(default)]
     interested: bool,
@@ -163,6 +166,11 @@ impl Server {
             Some(Waiting { xml: text(parcel.into_frame()?.bytes()), since })
         };
         let most = me.live.lock().most;
+        let mut sent: Vec<_> = session.mailbox.parcels();
+        let queued = sent.split_off(session.mailbox.unacknowledged().min(sent.len()));
+        let mut stanzas: Vec<_> = sent.into_iter().filter_map(waiting).collect();
+        let sent = stanzas.len();
+        stanzas.extend(queued.into_iter().filter_map(waiting));
         let row = Asleep {
             account: me.account,
             full: full.as_str().into(),
@@ -174,7 +182,8 @@ impl Server {
             resumptions: resumable.resumptions(),
             acked: counts.acked,
             handled: counts.handled,
-            stanzas: session.mailbox.parcels().into_iter().filter_map(waiting).collect(),
+            stanzas,
+            sent,
             presence: session.presence().map(|presence| Shown {
                 xml: text(presence.frame.bytes()),
                 priority: presence.priority,
@@ -270,16 +279,19 @@ impl Server {
         let session = Arc::new(Session::new(id, row.peer, row.created));
         session.touch(row.last_activity);
         session.set_resumable(Resumable::restored(row.max, row.since, row.resumptions));
-        let stanzas = row.stanzas.iter().filter_map(|stanza| {
+        let parcel = |stanza: &Waiting| {
             let frame = Frame::parse(stanza.xml.clone()).ok()?;
             let parcel = Parcel::whole(frame.kind(), frame.bytes().clone());
             Some(match stanza.since {
                 Some(since) if frame.kind() == Kind::Message => parcel.waiting_since(since),
                 _ => parcel,
             })
-        });
+        };
         let counts = Counts { acked: row.acked, handled: row.handled };
-        session.mailbox.restore(counts, stanzas);
+        let (sent, queued) = row.stanzas.split_at(row.sent.min(row.stanzas.len()));
+        let parcels =
+            |stanzas: &[Waiting]| -> Vec<Parcel> { stanzas.iter().filter_map(parcel).collect() };
+        session.mailbox.restore(counts, parcels(sent), parcels(queued));
         if let Some(software) = &row.software {
             session.set_software(software);
         }

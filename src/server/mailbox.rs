@@ -347,13 +347,21 @@ impl Mailbox {
         first
     }
 
-    /// Puts back what a stream that is to go on had: what it had sent and what waited, in order.
-    pub fn restore(&self, counts: Counts, parcels: impl IntoIterator<Item = Parcel>) {
+    /// Puts back what a stream that is to go on had: what it had `sent`, which its client may have,
+    /// and what waited, in order.
+    pub fn restore(
+        &self,
+        counts: Counts,
+        sent: impl IntoIterator<Item = Parcel>,
+        waiting: impl IntoIterator<Item = Parcel>,
+    ) {
         let mut inner = self.inner.lock();
-        inner.queue.extend(parcels);
-        inner.bytes = inner.queue.iter().map(Parcel::size).sum();
+        let sent: VecDeque<Parcel> = sent.into_iter().collect();
+        inner.queue.extend(waiting);
+        inner.bytes = sent.iter().chain(&inner.queue).map(Parcel::size).sum();
+        inner.taken = u32::try_from(sent.len()).unwrap_or(0);
         let Counts { acked, handled } = counts;
-        inner.managed = Some(Box::new(Managed { acked, handled, ..Managed::default() }));
+        inner.managed = Some(Box::new(Managed { sent, acked, handled, asked: None }));
     }
 
     /// Counts a stanza that came in. False: another connection goes on with the stream, and the stanza
@@ -667,10 +675,25 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_after_a_restart_may_have_more_than_it_has_acknowledged() {
+        let mailbox = Mailbox::default();
+        let counts = Counts { acked: 5, handled: 0 };
+        mailbox.restore(counts, ["a", "b"].map(parcel), ["c"].map(parcel));
+        assert_eq!((mailbox.unacknowledged(), mailbox.bytes()), (2, 3));
+        assert_eq!(mailbox.claim(8), Err(TooHigh { h: 8, sent: 7 }));
+        let (holder, _) = mailbox.claim(6).expect("it was sent that much");
+        let mark = mailbox.mark();
+        assert_eq!(all(&mailbox, holder).1, ["b", "c"]);
+        assert!(mailbox.passed(mark) && !mailbox.handed_over(mark));
+        assert_eq!((mailbox.ack(8), mailbox.bytes()), (Ok(true), 0));
+        assert!(mailbox.handed_over(mark));
+    }
+
+    #[test]
     fn t22_counts_wrap_at_two_to_the_32() {
         let mailbox = Mailbox::default();
         let counts = Counts { acked: u32::MAX, handled: u32::MAX };
-        mailbox.restore(counts, ["a", "b"].map(parcel));
+        mailbox.restore(counts, [], ["a", "b"].map(parcel));
         let holder = mailbox.holder();
         assert!(mailbox.receive(holder));
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
@@ -696,11 +719,11 @@ mod tests {
         /// has come in it.
         #[test]
         fn m1_m3_a_client_that_resumes_gets_each_parcel_once_and_in_order(
-            acts in proptest::collection::vec((0u8..5, 0u8..8), 0..80),
+            acts in proptest::collection::vec((0u8..6, 0u8..8), 0..80),
             start in proptest::prelude::any::<u32>(),
         ) {
-            let mailbox = Mailbox::default();
-            mailbox.restore(Counts { acked: start, handled: start }, []);
+            let mut mailbox = Mailbox::default();
+            mailbox.restore(Counts { acked: start, handled: start }, [], []);
             let (mut holder, mut next) = (mailbox.holder(), 0u32);
             // What the client has on its side: handled ones for good, and those still on the way.
             let (mut handled, mut way): (Vec<u32>, VecDeque<u32>) = Default::default();
@@ -722,11 +745,22 @@ mod tests {
                         for _ in 0..count.min(u8::try_from(way.len()).unwrap_or(u8::MAX)) {
                             handled.extend(way.pop_front());
                         }
+                        // One that has not come before the connection breaks.
+                        if count == 7 {
+                            continue;
+                        }
                         let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
                         mailbox.ack(h).expect("was sent");
                     }
-                    _ => {
+                    act => {
                         way.clear();
+                        if act == 5 {
+                            // The server stops, and another one goes on.
+                            let (counts, mut sent) = (mailbox.counts(), mailbox.parcels());
+                            let waiting = sent.split_off(mailbox.unacknowledged());
+                            mailbox = Mailbox::default();
+                            mailbox.restore(counts.expect("managed"), sent, waiting);
+                        }
                         let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
                         holder = mailbox.claim(h).expect("was sent").0;
                     }
@@ -735,6 +769,8 @@ mod tests {
                 proptest::prop_assert_eq!(mailbox.bytes(), bytes);
             }
             let expected: Vec<u32> = (0..next).collect();
+            let h = start.wrapping_add(u32::try_from(handled.len()).expect("few"));
+            mailbox.ack(h).expect("was sent");
             let left: Vec<u32> = mailbox.leftover().into_iter().map(|parcel| {
                 let mut number = 0;
                 parcel.pieces(|piece| {
