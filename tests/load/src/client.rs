@@ -5,6 +5,7 @@
 //! in place of the server.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     ops::Range,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -33,30 +34,41 @@ pub struct Client {
     pub writer: Writer,
     /// The full JID that the server gave.
     pub jid: String,
+    /// What resumes its stream, if anything does (XEP-0198).
+    pub previd: Option<String>,
 }
 
 /// The receiving half of a session.
 pub struct Reader {
     socket: OwnedReadHalf,
     framer: Framer,
+    /// Stanzas that came, since this was last set.
+    pub handled: u32,
 }
 
 /// The sending half of a session.
 pub struct Writer {
     socket: OwnedWriteHalf,
+    /// Goes before what is sent first.
+    lead: Vec<u8>,
 }
 
 impl Client {
     /// Connects, authenticates account `index` and binds `resource`. Each answer is awaited for
     /// [`PATIENCE`] at most; the error says which step failed and with what condition.
     pub async fn log_in(target: &Target, index: u32, resource: &str) -> Result<Self> {
-        let client = Self::connect(target, index).await;
-        let mut client = client.with_context(|| format!("cannot connect to {}", target.address))?;
+        let mut client = Self::prove(target, index).await?;
+        client.bind(resource).await.context("cannot bind")?;
+        Ok(client)
+    }
+
+    /// The same up to the features that come after SASL.
+    pub async fn prove(target: &Target, index: u32) -> Result<Self> {
+        let mut client = Self::connect(target, index).await?;
         let features = client.open(target).await.context("no stream")?;
         client.authenticate(target, index, &features).await.context("cannot authenticate")?;
         client.reader.framer.restart();
         client.open(target).await.context("no stream after SASL")?;
-        client.bind(resource).await.context("cannot bind")?;
         Ok(client)
     }
 
@@ -79,11 +91,23 @@ impl Client {
     /// Waits until the server has worked through everything sent so far: stanzas are processed in
     /// order (RFC 6120, section 10.1), so an answered ping is behind them all.
     pub async fn sync(&mut self) -> Result<()> {
+        self.sync_hearing(|_| ()).await
+    }
+
+    /// The same, and passes on each element that comes before the answer.
+    pub async fn sync_hearing(&mut self, heard: impl FnMut(&[u8])) -> Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = format!("load-sync-{}", NEXT.fetch_add(1, Relaxed));
         let ping = format!("<iq type='get' id='{id}'><ping xmlns='urn:xmpp:ping'/></iq>");
         self.writer.send(ping.as_bytes()).await?;
-        self.answer(&id).await.map(drop)
+        self.answer_hearing(&id, heard).await.map(drop)
+    }
+
+    /// Drops the connection as a network does, without a word.
+    pub fn cut(self) -> Result<()> {
+        let stream = self.reader.socket.reunite(self.writer.socket)?;
+        // Reset: the kernel remembers nothing of it, so that its port can be used again.
+        Ok(stream.set_zero_linger()?)
     }
 
     /// Ends the stream as RFC 6120, section 4.4 has it. Fails when the server does not.
@@ -92,7 +116,13 @@ impl Client {
         self.reader.end().await
     }
 
-    async fn connect(target: &Target, index: u32) -> Result<Self> {
+    /// Connects; through a balancer, if there is to be one, which says so before the first bytes.
+    pub async fn connect(target: &Target, index: u32) -> Result<Self> {
+        let connected = Self::dial(target, index).await;
+        connected.with_context(|| format!("cannot connect to {}", target.address))
+    }
+
+    async fn dial(target: &Target, index: u32) -> Result<Self> {
         let v4 = target.address.is_ipv4();
         let socket = if v4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = target.source(index) {
@@ -100,25 +130,29 @@ impl Client {
         }
         let stream = timeout(PATIENCE, socket.connect(target.address)).await??;
         stream.set_nodelay(true)?;
+        let lead = match target.proxied {
+            true => balanced(stream.local_addr()?, target.address),
+            false => Vec::new(),
+        };
         let (reader, writer) = stream.into_split();
-        let reader = Reader { socket: reader, framer: Framer::default() };
-        Ok(Self { reader, writer: Writer { socket: writer }, jid: String::new() })
+        let reader = Reader { socket: reader, framer: Framer::default(), handled: 0 };
+        let writer = Writer { socket: writer, lead };
+        Ok(Self { reader, writer, jid: String::new(), previd: None })
     }
 
     async fn open(&mut self, target: &Target) -> Result<Vec<u8>> {
-        let header = format!(
-            "<?xml version='1.0'?><stream:stream to='{}' version='1.0' xmlns='jabber:client' \
-             xmlns:stream='http://etherx.jabber.org/streams'>",
-            target.domain
-        );
-        self.writer.send(header.as_bytes()).await?;
+        self.writer.send(header(target).as_bytes()).await?;
+        self.features().await
+    }
+
+    /// The next element, which has to be the features of the stream.
+    pub async fn features(&mut self) -> Result<Vec<u8>> {
         let features = self.element().await?;
         ensure!(features.starts_with(b"<stream:features"), "no features: {}", show(&features));
         Ok(features)
     }
 
     async fn authenticate(&mut self, target: &Target, index: u32, features: &[u8]) -> Result<()> {
-        static LOGINS: AtomicU64 = AtomicU64::new(0);
         let mechanism = target.mechanism;
         let offer = format!("<mechanism>{mechanism}</mechanism>");
         ensure!(
@@ -126,9 +160,8 @@ impl Client {
             "{mechanism} is not offered: {}",
             show(features)
         );
-        let nonce = format!("{}.{}", std::process::id(), LOGINS.fetch_add(1, Relaxed));
         let user = target.user(index);
-        let mut exchange = scram::Exchange::new(&user, nonce);
+        let mut exchange = scram::Exchange::new(&user, nonce());
         let initial = match mechanism {
             Mechanism::OauthBearer => {
                 format!("n,,\x01auth=Bearer {}\x01\x01", target.token(index)?)
@@ -174,18 +207,24 @@ impl Client {
 
     /// Reads up to the answer with this id, past whatever else comes.
     async fn answer(&mut self, id: &str) -> Result<Vec<u8>> {
+        self.answer_hearing(id, |_| ()).await
+    }
+
+    async fn answer_hearing(&mut self, id: &str, mut heard: impl FnMut(&[u8])) -> Result<Vec<u8>> {
         let answered = async {
             loop {
                 let element = self.reader.next().await?;
                 if element.starts_with(b"<iq") && attribute(element, "id") == Some(id) {
                     return Ok(element.to_vec());
                 }
+                heard(element);
             }
         };
         timeout(PATIENCE, answered).await.context("the server took too long")?
     }
 
-    async fn element(&mut self) -> Result<Vec<u8>> {
+    /// The next element, whatever it is.
+    pub async fn element(&mut self) -> Result<Vec<u8>> {
         let next = timeout(PATIENCE, self.reader.next()).await;
         Ok(next.context("the server took too long")??.to_vec())
     }
@@ -224,7 +263,12 @@ impl Reader {
     async fn range(&mut self) -> Result<Range<usize>> {
         loop {
             match self.framer.cut()? {
-                Some(Piece::Element(range)) => return Ok(range),
+                Some(Piece::Element(range)) => {
+                    let element = &self.framer.bytes()[range.clone()];
+                    let counts = STANZAS.iter().any(|name| element.starts_with(name.as_bytes()));
+                    self.handled = self.handled.wrapping_add(counts.into());
+                    return Ok(range);
+                }
                 Some(Piece::Open(_)) => {}
                 Some(Piece::Close) => bail!("the server ended the stream"),
                 None if self.fill().await? => {}
@@ -244,8 +288,15 @@ impl Reader {
 impl Writer {
     /// Sends bytes as they are; waits no longer than [`PATIENCE`] for the server to take them.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = timeout(PATIENCE, self.socket.write_all(bytes)).await;
-        Ok(sent.context("the server does not read")??)
+        let lead = std::mem::take(&mut self.lead);
+        let sent = async {
+            match lead.is_empty() {
+                true => self.socket.write_all(bytes).await,
+                // In one segment, as a balancer that waits for the first bytes sends it.
+                false => self.socket.write_all(&[&lead, bytes].concat()).await,
+            }
+        };
+        Ok(timeout(PATIENCE, sent).await.context("the server does not read")??)
     }
 
     /// Closes the stream in this direction.
@@ -254,8 +305,51 @@ impl Writer {
     }
 }
 
+/// What stream management counts.
+const STANZAS: [&str; 3] = ["<message", "<presence", "<iq"];
+
+/// The header of a stream.
+pub fn header(target: &Target) -> String {
+    format!(
+        "<?xml version='1.0'?><stream:stream to='{}' version='1.0' xmlns='jabber:client' \
+         xmlns:stream='http://etherx.jabber.org/streams'>",
+        target.domain
+    )
+}
+
+/// Differs from login to login.
+pub fn nonce() -> String {
+    static LOGINS: AtomicU64 = AtomicU64::new(0);
+    format!("{}.{}", std::process::id(), LOGINS.fetch_add(1, Relaxed))
+}
+
+/// What a balancer says of a client that speaks TLS 1.3 with it: version 2 of HAProxy's PROXY
+/// protocol, sections 2.2 and 2.2.5.
+fn balanced(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    const VERSION: &[u8] = b"TLSv1.3";
+    let mut addresses = Vec::new();
+    for address in [client.ip(), server.ip()] {
+        match address {
+            IpAddr::V4(address) => addresses.extend(address.octets()),
+            IpAddr::V6(address) => addresses.extend(address.octets()),
+        }
+    }
+    addresses.extend(client.port().to_be_bytes());
+    addresses.extend(server.port().to_be_bytes());
+    // By TLS, and it has shown no certificate.
+    let mut tls = vec![0x01, 0, 0, 0, 1, 0x21, 0, VERSION.len() as u8];
+    tls.extend(VERSION);
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
+    header.push(if client.is_ipv4() { 0x11 } else { 0x21 });
+    header.extend(((addresses.len() + 3 + tls.len()) as u16).to_be_bytes());
+    header.extend(addresses);
+    header.extend([0x20, 0, tls.len() as u8]);
+    header.extend(tls);
+    header
+}
+
 /// What a SASL element carries.
-fn payload(element: &[u8]) -> Result<String> {
+pub fn payload(element: &[u8]) -> Result<String> {
     let begin = memchr(b'>', element).map_or(0, |at| at + 1);
     let rest = &element[begin..];
     let end = memchr(b'<', rest).unwrap_or(0);
@@ -264,7 +358,7 @@ fn payload(element: &[u8]) -> Result<String> {
 }
 
 /// An element for an error message, cut short.
-fn show(element: &[u8]) -> String {
+pub fn show(element: &[u8]) -> String {
     let text = String::from_utf8_lossy(element);
     text.chars().take(300).collect()
 }

@@ -17,8 +17,12 @@ mod messages;
 mod plan;
 mod presence;
 mod process;
+mod reconnect;
 mod report;
+mod restart;
+mod returning;
 mod scram;
+mod storm;
 #[cfg(test)]
 mod stub;
 mod tally;
@@ -63,6 +67,12 @@ enum Load {
     Messages(messages::Options),
     /// Log in accounts that are each other's contacts, all at once
     Presence(presence::Options),
+    /// Come back with a token in one round trip, or to a stream, over and over
+    Reconnect(reconnect::Options),
+    /// Stop a server with many sessions that wait for their clients, and start it again
+    Restart(restart::Options),
+    /// Cut many sessions at once; all come back to their streams
+    Storm(storm::Options),
     /// Start an Usher, run everything against it, and set the figures beside their targets
     Run(plan::Options),
 }
@@ -94,6 +104,16 @@ fn work(arguments: Arguments) -> Result<bool> {
             Load::Logins(options) => logins::run(&checked()?, &options).await?,
             Load::Messages(options) => messages::run(&checked()?, &options).await?,
             Load::Presence(options) => presence::run(&checked()?, &options).await?,
+            Load::Reconnect(options) => {
+                let (usher, users) = (options.usher.as_deref(), options.users);
+                usher::against(usher, &target, users, |target| reconnect::run(target, &options))
+                    .await?
+            }
+            Load::Restart(options) => restart::run(&target, &options).await?,
+            Load::Storm(options) => {
+                let (usher, users) = (options.usher.as_deref(), options.herd.users());
+                usher::against(usher, &target, users, |target| storm::run(target, &options)).await?
+            }
             Load::Run(options) => return plan::run(&target, &options, json).await,
         };
         print(&report, json);

@@ -99,7 +99,7 @@ pub async fn run(target: &target::Options, options: &Options, json: bool) -> Res
         load(&mut steps, target, options, None).await?;
         return Ok(conclude(&steps, options));
     };
-    let usher = Usher::start(program).await?;
+    let usher = Usher::start(program, target.proxied).await?;
     let against = Loopback(usher.address());
     let target = target::Options { against, pid: Some(usher.pid()), ..target.clone() };
     let loaded = tokio::select! {
@@ -246,7 +246,7 @@ fn progress(what: String) {
 }
 
 /// Completes on SIGINT or SIGTERM, so that a server that was started is ended, too.
-async fn interrupted() {
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;

@@ -82,6 +82,17 @@ impl Process {
         Ok(Memory { resident, anonymous })
     }
 
+    /// The most memory that was resident since it was last [forgotten](Self::forget_peak).
+    pub fn peak(&self) -> Result<u64> {
+        let status = fs::read_to_string(self.path("status"))?;
+        Ok(kibibytes(&status, "VmHWM:").context("the process has no memory")? * 1024)
+    }
+
+    /// Forgets how much memory was resident until now.
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(self.path("clear_refs"), "5").context("cannot reset the peak of its memory")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }

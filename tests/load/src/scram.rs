@@ -98,7 +98,8 @@ impl Exchange {
     }
 }
 
-fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {
+/// HMAC-SHA-256.
+pub fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {
     // HMAC takes a key of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length");
     mac.update(message);

@@ -57,6 +57,7 @@ async fn serve(wrong: Wrong) -> Arc<Target> {
         mechanism: Mechanism::Plain,
         tokens: None,
         sources: 3,
+        proxied: false,
     };
     Arc::new(Target::new(&options).unwrap())
 }
@@ -188,6 +189,7 @@ async fn logins_are_counted_and_a_refused_password_is_a_fault() {
         mechanism: Mechanism::Plain,
         tokens: None,
         sources: 1,
+        proxied: false,
     };
     let target = Arc::new(Target::new(&options).unwrap());
     let refused =

@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -83,6 +84,10 @@ pub struct Options {
     #[arg(long, global = true, default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=200))]
     pub sources: u16,
+    /// Say as a balancer does (PROXY protocol) that the client's TLS ends there: SASL 2 and tokens
+    /// are offered on encrypted streams only; the server has to believe it
+    #[arg(long, global = true)]
+    pub proxied: bool,
 }
 
 /// Everything that a session needs to know about its server.
@@ -91,7 +96,8 @@ pub struct Target {
     pub domain: String,
     pub mechanism: Mechanism,
     pub process: Option<Process>,
-    pub keys: scram::Cache,
+    pub keys: Arc<scram::Cache>,
+    pub proxied: bool,
     password: Option<String>,
     tokens: Vec<String>,
     sources: u16,
@@ -101,7 +107,7 @@ impl Target {
     /// Checks the options; fails when the process cannot be watched, the tokens cannot be read, or
     /// a name or password would need an escape that this program does not do.
     pub fn new(options: &Options) -> Result<Self> {
-        let Options { against, domain, pid, password, mechanism, tokens, sources } =
+        let Options { against, domain, pid, password, mechanism, tokens, sources, proxied } =
             options.clone();
         ensure!(
             !domain.is_empty()
@@ -128,10 +134,26 @@ impl Target {
             domain,
             mechanism,
             process: pid.map(Process::new).transpose()?,
-            keys: scram::Cache::default(),
+            keys: Arc::default(),
+            proxied,
             password,
             tokens,
             sources,
+        })
+    }
+
+    /// The same, served by another process by now.
+    pub fn again(&self, pid: u32) -> Result<Self> {
+        Ok(Self {
+            address: self.address,
+            domain: self.domain.clone(),
+            mechanism: self.mechanism,
+            process: Some(Process::new(pid)?),
+            keys: self.keys.clone(),
+            proxied: self.proxied,
+            password: self.password.clone(),
+            tokens: self.tokens.clone(),
+            sources: self.sources,
         })
     }
 

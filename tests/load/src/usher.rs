@@ -7,12 +7,19 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::time::sleep;
+
+use crate::{
+    plan,
+    report::Report,
+    target::{self, Loopback, Target},
+};
 
 /// How long the server may take to answer its port, and to end after SIGTERM.
 const START: Duration = Duration::from_secs(30);
@@ -28,24 +35,42 @@ pub struct Usher {
     address: SocketAddr,
 }
 
+/// Runs `run` against a server of its own if there is a `program` for it, with accounts, else against
+/// the one that is named.
+pub async fn against<F>(
+    program: Option<&Path>,
+    options: &target::Options,
+    accounts: u32,
+    run: impl FnOnce(Arc<Target>) -> F,
+) -> Result<Report>
+where
+    F: Future<Output = Result<Report>>,
+{
+    let Some(program) = program else { return run(Arc::new(Target::new(options)?)).await };
+    let usher = Usher::start(program, options.proxied).await?;
+    let target = usher.target(options, accounts).await;
+    let report = async { run(target?).await };
+    let report = tokio::select! {
+        report = report => report,
+        () = plan::interrupted() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let stopped = usher.stop().await;
+    let report = report?;
+    stopped?;
+    Ok(report)
+}
+
 impl Usher {
     /// Starts `program` and waits until its port answers. The error ends with what it printed.
-    pub async fn start(program: &Path) -> Result<Self> {
+    /// `proxied`: it takes every connection for a balancer's.
+    pub async fn start(program: &Path, proxied: bool) -> Result<Self> {
         let program = program.canonicalize();
         let program = program.context("no such program; hint: `cargo build --release`")?;
         let directory = tempfile::Builder::new().prefix("usher-load-").tempdir()?;
         let address = free_address()?;
-        fs::write(directory.path().join("usher.toml"), config(directory.path(), address))?;
-        let output = File::create(directory.path().join("output"))?;
-        let server = Command::new(&program)
-            .args(["serve", "--config"])
-            .arg(directory.path().join("usher.toml"))
-            .current_dir(directory.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("cannot start `{}`", program.display()))?;
+        let config = config(directory.path(), address, proxied);
+        fs::write(directory.path().join("usher.toml"), config)?;
+        let server = serve(&program, directory.path())?;
         let mut usher = Self { program, directory, server, address };
         usher.answers().await?;
         Ok(usher)
@@ -59,6 +84,39 @@ impl Usher {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.server.id()
+    }
+
+    /// The same server as a target, with accounts `0..count`.
+    pub async fn target(&self, options: &target::Options, count: u32) -> Result<Arc<Target>> {
+        let against = Loopback(self.address);
+        let options = target::Options { against, pid: Some(self.pid()), ..options.clone() };
+        let target = Arc::new(Target::new(&options)?);
+        eprintln!("importing {count} accounts ...");
+        self.import(count, |n| target.bare(n), |n| target.password(n)).await?;
+        Ok(target)
+    }
+
+    /// Ends the server with SIGTERM and starts it again as soon as it is gone. Says how long the
+    /// first took.
+    pub async fn restart(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        self.signal("TERM")?;
+        let status = wait(&mut self.server, STOP).await;
+        let status = status.context("the server did not end after SIGTERM, and was killed")?;
+        ensure!(status.success(), "the server ended with {status}: {}", self.printed());
+        let took = started.elapsed();
+        self.server = serve(&self.program, self.directory.path())?;
+        Ok(took)
+    }
+
+    /// Sends the server a signal.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        // The shell's own `kill`, as the standard library has no signal but SIGKILL.
+        let status = Command::new("sh")
+            .args(["-c", "kill -\"$0\" \"$1\"", name, &self.pid().to_string()])
+            .status()?;
+        ensure!(status.success(), "cannot send SIG{name} to the server");
+        Ok(())
     }
 
     /// Creates accounts `0..count`, `password` telling each one's; says how long it took.
@@ -94,9 +152,7 @@ impl Usher {
     /// Ends the server with SIGTERM and removes the directory. Fails when it had to be killed or
     /// ended with another status than 0.
     pub async fn stop(mut self) -> Result<()> {
-        // The shell's own `kill`, as the standard library has no signal but SIGKILL.
-        let script = "kill -TERM \"$0\"";
-        Command::new("sh").args(["-c", script, &self.pid().to_string()]).status()?;
+        self.signal("TERM")?;
         let status = wait(&mut self.server, STOP).await;
         let status = status.context("the server did not end after SIGTERM, and was killed")?;
         ensure!(status.success(), "the server ended with {status}: {}", self.printed());
@@ -147,9 +203,27 @@ impl Drop for Usher {
     }
 }
 
+/// Starts the program on the configuration in a directory.
+fn serve(program: &Path, directory: &Path) -> Result<Child> {
+    let output = File::options().create(true).append(true).open(directory.join("output"))?;
+    let server = Command::new(program)
+        .args(["serve", "--config"])
+        .arg(directory.join("usher.toml"))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn();
+    server.with_context(|| format!("cannot start `{}`", program.display()))
+}
+
 /// The configuration: plain TCP on one address, no caps that one machine's load would meet, and
 /// the least iterations, which importing pays for and a SCRAM login does not.
-fn config(directory: &Path, address: SocketAddr) -> String {
+fn config(directory: &Path, address: SocketAddr, proxied: bool) -> String {
+    let proxies = match proxied {
+        true => "proxies = [\"127.0.0.0/8\", \"::1/128\"]\nproxies_tls = true\n",
+        false => "",
+    };
     format!(
         r#"data_dir = '{}/data'
 
@@ -159,7 +233,7 @@ name = "localhost"
 [listen]
 c2s = ["{address}"]
 c2s_tls = []
-
+{proxies}
 [tls]
 required = false
 
@@ -170,6 +244,9 @@ scram_iterations = 4096
 per_address = 0
 connects_per_second = 0
 per_account = 0
+
+[sessions]
+hibernating = 0
 
 [limits.bound]
 stanza_bytes = 262144
@@ -228,8 +305,8 @@ mod tests {
     async fn a_server_that_ends_at_once_is_quoted() {
         let directory = tempfile::tempdir().unwrap();
         let program = script(&directory, "echo the port is taken >&2; exit 1");
-        let error = Usher::start(&program).await.err().unwrap();
+        let error = Usher::start(&program, false).await.err().unwrap();
         assert!(format!("{error:#}").contains("the port is taken"), "{error:#}");
-        assert!(Usher::start(Path::new("/nowhere/usher")).await.is_err());
+        assert!(Usher::start(Path::new("/nowhere/usher"), false).await.is_err());
     }
 }
