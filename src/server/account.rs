@@ -1,6 +1,8 @@
 //! Accounts: a bare JID with SCRAM keys and a role. No password is stored, only what RFC 5802 needs
 //! to check one.
 
+pub(crate) mod cache;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -239,6 +241,24 @@ impl Server {
         row.as_ref().map(Account::decode).transpose()
     }
 
+    /// The same for a login, which looks again if anything has changed meanwhile: as it was a moment
+    /// ago, if it was looked for lately.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub(crate) async fn account_at_login(
+        &self,
+        bare: &str,
+    ) -> Result<Option<Arc<Account>>, StoreError> {
+        let version = match self.known_accounts.find(bare) {
+            Ok(known) => return Ok(known),
+            Err(version) => version,
+        };
+        let account = self.account(bare).await?.map(Arc::new);
+        self.known_accounts.keep(version, bare, account.clone());
+        Ok(account)
+    }
+
     /// Up to `limit` accounts behind `after` in order of their names (0: all).
     ///
     /// # Errors
@@ -322,7 +342,9 @@ impl Server {
             .expect(&ACCOUNTS, SERVER, key.clone(), None)
             .expect(&FORMER_NAMES, SERVER, key.clone(), None)
             .put(&ACCOUNTS, SERVER, key, account.encode());
-        match self.store.commit(batch).await {
+        let outcome = self.store.commit(batch).await;
+        self.known_accounts.forget(jid.as_str());
+        match outcome {
             Ok(()) => Ok(account),
             Err(StoreError::Conflict) if self.former_name(jid).await?.is_some() => {
                 Err(AccountError::Former(jid.as_str().into()))

@@ -156,7 +156,9 @@ impl Server {
         for table in &self.registrations.tables {
             batch = batch.delete_owner(table, account.id.0);
         }
-        self.store.commit(batch).await?;
+        let outcome = self.store.commit(batch).await;
+        self.known_accounts.forget(jid.as_str());
+        outcome?;
         self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
         Ok(ended)
     }
@@ -270,7 +272,10 @@ impl Server {
                 key.clone(),
                 account.encode(),
             );
-            match self.store.commit(batch).await {
+            let outcome = self.store.commit(batch).await;
+            // Whatever came of it, and before logins are told to look again.
+            self.known_accounts.forget(jid.as_str());
+            match outcome {
                 Ok(()) => break account,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),

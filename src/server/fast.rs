@@ -97,7 +97,7 @@ impl Server {
     ) -> Result<(Secret, Candidate), Denied> {
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
         let failed = |error: StoreError| store_failed(&error);
-        let account = self.account(user.as_str()).await.map_err(failed)?;
+        let account = self.account_at_login(user.as_str()).await.map_err(failed)?;
         let owner = account.as_ref().map_or(crate::store::SERVER, |account| account.id.0);
         let id = agent.id.as_deref().unwrap_or_default();
         let client = self.client_of_agent(owner, id).await.map_err(failed)?;
@@ -216,11 +216,18 @@ impl Server {
             return Ok(Some(wanted.as_str().to_owned()));
         }
         let Some(id) = me.token.filter(|_| kept) else { return Ok(None) };
-        let Some(found) = self.find_token(id).await? else { return Ok(None) };
-        let age = self.clock.now().seconds_since(found.token.created);
+        let Some(me_as_client) = me.client() else { return Ok(None) };
+        // As it was when the token was checked: nothing of what is looked at changes in a token.
+        let client = match self.known_clients.get(me.account.0, me_as_client.sid) {
+            Some(known) => Some(known),
+            None => self.client(me.account, me_as_client.sid).await?.map(Arc::new),
+        };
+        let token = client.as_ref().and_then(|client| client.token(id));
+        let Some((_, token)) = token else { return Ok(None) };
+        let age = self.clock.now().seconds_since(token.created);
         let old = self.config.tokens.fast_rotate.get().is_some_and(|most| age >= most);
-        let old = old || found.token.key != self.keys.current().0;
-        Ok(found.token.fast.filter(|_| old).map(|fast| fast.mechanism))
+        let old = old || token.key != self.keys.current().0;
+        Ok(token.fast.as_ref().filter(|_| old).map(|fast| fast.mechanism.clone()))
     }
 
     /// A client does not want its token any more. What came with it may stay.

@@ -59,7 +59,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Of an account, by a token that is good.
-    pub(crate) fn with_token(epoch: u64, jid: Jid, account: Account, found: Found) -> Self {
+    pub(crate) fn with_token(epoch: u64, jid: Jid, account: Arc<Account>, found: Found) -> Self {
         let standing = Standing { account, stamp: found.grant.stamp, found: Some(found) };
         Self { epoch, jid, standing: Some(standing), nolog: false, agent: None }
     }
@@ -86,7 +86,7 @@ impl Candidate {
 /// An account as it was read, and what else counts for it.
 #[derive(Clone, Debug)]
 struct Standing {
-    account: Account,
+    account: Arc<Account>,
     /// The epochs that a session noted from now on is from: its token's, or those in force.
     stamp: Stamp,
     /// The token that was shown, with what it hangs on.
@@ -221,7 +221,8 @@ impl Server {
 
     async fn find_keys(&self, user: &Jid, hash: Hash) -> Result<(ScramKeys, Candidate), Denied> {
         let epoch = self.accounts_epoch.load(Ordering::SeqCst);
-        let account = self.account(user.as_str()).await.map_err(|error| store_failed(&error))?;
+        let account = self.account_at_login(user.as_str()).await;
+        let account = account.map_err(|error| store_failed(&error))?;
         // Made for everybody, so that it takes the same time for everybody.
         let decoy = ScramKeys::decoy(
             hash,

@@ -92,6 +92,8 @@ impl Server {
                 .and(self.renamed_clients(account.id, new).await?);
             let outcome = self.store.commit(batch).await;
             self.forget_known_clients(account.id);
+            self.known_accounts.forget(old.as_str());
+            self.known_accounts.forget(new.as_str());
             match outcome {
                 Ok(()) => break account,
                 Err(StoreError::Conflict) => {}

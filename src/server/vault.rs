@@ -281,9 +281,9 @@ impl Server {
     pub async fn verify_token(
         self: &Arc<Self>,
         token: &Token,
-    ) -> Result<(Found, Account, InForce), TokenDenied> {
+    ) -> Result<(Found, Arc<Account>, InForce), TokenDenied> {
         let store = TokenDenied::Store;
-        let account = self.account(token.owner.as_str()).await.map_err(store)?;
+        let account = self.account_at_login(token.owner.as_str()).await.map_err(store)?;
         let owner = account.as_ref().map_or(crate::store::SERVER, |account| account.id.0);
         let client = self.client_of_token(owner, token.id).await.map_err(store)?;
         let (account, client) = account.zip(client).ok_or(TokenDenied::Unknown)?;

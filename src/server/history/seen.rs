@@ -64,18 +64,23 @@ impl Server {
     pub(super) async fn seen_batch(&self, new: &BTreeMap<u64, Seen>) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for (owner, new) in new {
-            let row = self.store.get(&LAST_SEEN, *owner, KEY).await?;
+            let known = self.notes.seen.lock().get(owner).cloned();
+            let row = match known {
+                Some(known) => known,
+                None => self.store.get(&LAST_SEEN, *owner, KEY).await?,
+            };
             // What cannot be read is written anew.
             let old: Option<Seen> = row.as_ref().and_then(|row| decode(&LAST_SEEN, row).ok());
             let merged = old.unwrap_or_default().max(*new);
-            if Some(merged) != old {
+            if Some(merged) == old {
+                self.notes.saw(*owner, row);
+            } else {
                 let key = Bytes::from_static(KEY);
-                batch = batch.expect(&LAST_SEEN, *owner, key.clone(), row).put(
-                    &LAST_SEEN,
-                    *owner,
-                    key,
-                    encode(&merged),
-                );
+                let value = encode(&merged);
+                self.notes.saw(*owner, Some(value.clone()));
+                batch = batch
+                    .expect(&LAST_SEEN, *owner, key.clone(), row)
+                    .put(&LAST_SEEN, *owner, key, value);
             }
         }
         Ok(batch)
@@ -84,7 +89,11 @@ impl Server {
     /// Writes what is new about one or more accounts.
     async fn write_seen(&self, new: &BTreeMap<u64, Seen>) -> Result<(), StoreError> {
         loop {
-            match self.store.commit(self.seen_batch(new).await?).await {
+            let outcome = self.store.commit(self.seen_batch(new).await?).await;
+            if outcome.is_err() {
+                self.notes.forget_seen();
+            }
+            match outcome {
                 Err(StoreError::Conflict) => {}
                 other => return other,
             }

@@ -2,12 +2,13 @@
 //! writes it. It runs only while there is something to write.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use wire::{Jid, Mechanism};
@@ -37,6 +38,10 @@ const WINDOW: u64 = 3600;
 const REFUSED: usize = 20;
 /// Rows that are looked at for those.
 const LOOK: usize = 200;
+/// An account's past logins are looked for once in so long, in milliseconds, unless there are many.
+const HOUR: u64 = 3_600_000;
+/// Accounts of which that, or when they were last used, is remembered at most.
+const REMEMBERED: usize = 4_096;
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -71,6 +76,11 @@ pub(super) struct Refused {
 /// What waits to be written.
 pub(crate) struct Notes {
     waiting: Mutex<Waiting>,
+    /// The hour, and the accounts whose past logins were removed in it.
+    pruned: Mutex<(u64, HashSet<u64>)>,
+    /// What [`LAST_SEEN`](super::LAST_SEEN) has of accounts, as far as is known: whoever writes by it
+    /// expects to find it there.
+    pub(super) seen: Mutex<HashMap<u64, Option<Bytes>>>,
     /// How many notes have been dealt with.
     dealt: watch::Sender<u64>,
 }
@@ -88,11 +98,45 @@ struct Waiting {
 
 impl Default for Notes {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), dealt: watch::Sender::new(0) }
+        Self {
+            waiting: Mutex::default(),
+            pruned: Mutex::default(),
+            seen: Mutex::default(),
+            dealt: watch::Sender::new(0),
+        }
     }
 }
 
 impl Notes {
+    /// Whether it is time to look for past logins of an account.
+    fn to_prune(&self, account: AccountId, now: Millis) -> bool {
+        let mut pruned = self.pruned.lock();
+        let hour = now.0 / HOUR;
+        if pruned.0 != hour || pruned.1.len() >= REMEMBERED {
+            *pruned = (hour, HashSet::new());
+        }
+        pruned.1.insert(account.0)
+    }
+
+    /// There is more to remove than was removed.
+    fn prune_again(&self, account: AccountId) {
+        self.pruned.lock().1.remove(&account.0);
+    }
+
+    /// Notes what is stored of an account's last use, or will be soon.
+    pub(super) fn saw(&self, owner: u64, row: Option<Bytes>) {
+        let mut seen = self.seen.lock();
+        if seen.len() >= REMEMBERED {
+            *seen = HashMap::new();
+        }
+        seen.insert(owner, row);
+    }
+
+    /// Somebody else has written: nothing is known any more.
+    pub(super) fn forget_seen(&self) {
+        *self.seen.lock() = HashMap::new();
+    }
+
     fn deal(&self, count: usize) {
         self.dealt.send_modify(|dealt| *dealt += count as u64);
     }
@@ -179,6 +223,9 @@ impl Server {
                 Err(error) => Err(error),
             };
             tries += 1;
+            if outcome.is_err() {
+                self.notes.forget_seen();
+            }
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(error) if tries >= TRIES => return Err(error),
@@ -202,18 +249,27 @@ impl Server {
         let mut batch = Batch::new();
         let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
         let mut refused: HashMap<&Jid, Vec<&Refused>> = HashMap::new();
+        // Of a login that is over already, its end says all.
+        let over: HashSet<u64> = notes
+            .iter()
+            .filter_map(|note| match note {
+                Note::Session { stamp, over: true, .. } => Some(*stamp),
+                _ => None,
+            })
+            .collect();
         for note in notes {
             match note {
                 Note::Refused(one) => refused.entry(&one.jid).or_default().push(one),
-                Note::Session { account, stamp, record, seen: new, over } => {
+                Note::Session { account, stamp, record, seen: new, over: ended } => {
                     let entry = seen.entry(account.0).or_default();
                     *entry = entry.max(*new);
-                    if let Some(record) = record {
+                    let told = !ended && over.contains(stamp);
+                    if let Some(record) = record.as_ref().filter(|_| !told) {
                         // A session may be older than its details are kept.
                         let record = record.as_ref().clone().aged(now, &self.config.privacy);
                         batch = put(batch, *account, &key_of(*stamp), &record);
                     }
-                    if !over {
+                    if !ended && self.notes.to_prune(*account, now) {
                         batch = self.prune(*account, now, batch).await?;
                     }
                 }
@@ -236,7 +292,11 @@ impl Server {
     ) -> Result<Batch, StoreError> {
         let before = self.history_cutoff(now);
         let range = Range { before, limit: PRUNE, ..Range::default() };
-        for row in self.store.rows(&LOGIN, account.0, range).await? {
+        let rows = self.store.rows(&LOGIN, account.0, range).await?;
+        if rows.len() == PRUNE {
+            self.notes.prune_again(account);
+        }
+        for row in rows {
             if let Some(change) = age(self, account.0, &row, now) {
                 batch = batch.and(change);
             }
