@@ -658,14 +658,9 @@ impl Conn {
     }
 
     /// The last words for a client whose stream goes on without this connection. None: the server
-    /// stops, and the stream goes on once it is there again; the client is told what was handled.
+    /// stops, and the stream goes on once it is there again.
     fn displaced(&mut self) -> Option<StreamError> {
         if self.shared.server.stopping() {
-            // Not while a stanza is under way: it is counted, and not done with.
-            let counts = self.session.mailbox.counts().filter(|_| self.waiting.is_none());
-            if let Some(counts) = counts {
-                self.outbox.push(sm::ack(counts.handled));
-            }
             return None;
         }
         let proof = self.session.resumable().and_then(|resumable| resumable.proof_until());
@@ -698,7 +693,14 @@ impl Conn {
             }
             Bond::Displaced => {
                 // Whoever goes on with it waits for this.
-                self.lease = None;
+                let had = self.lease.take().is_some();
+                if let Some(counts) = self.session.mailbox.counts()
+                    && had
+                    && self.shared.server.stopping()
+                {
+                    // Nobody else tells the client before the server is there again.
+                    self.outbox.push(sm::ack(counts.handled));
+                }
                 false
             }
             Bond::Held | Bond::Parted => false,

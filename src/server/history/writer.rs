@@ -1,5 +1,5 @@
-//! The writer of the history: takes whatever has been noted meanwhile, makes one batch of it, and
-//! writes it. It runs only while there is something to write.
+//! The writer of the history: waits a moment, takes whatever has been noted meanwhile, makes one batch
+//! of it, and writes it. It runs only while there is something to write; whoever reads hurries it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wire::{Jid, Mechanism};
 
 use super::{
@@ -28,6 +28,8 @@ use crate::{
 const BACKLOG: usize = 10_000;
 /// Notes that are written at once.
 const BATCH: usize = 256;
+/// How long the first note waits for others: the more are written at once, the less each costs.
+const LINGER: Duration = Duration::from_millis(50);
 /// Before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often one batch is tried.
@@ -83,6 +85,8 @@ pub(crate) struct Notes {
     pub(super) seen: Mutex<HashMap<u64, Option<Bytes>>>,
     /// How many notes have been dealt with.
     dealt: watch::Sender<u64>,
+    /// Somebody waits for what is noted, or there is enough of it.
+    hurry: Notify,
 }
 
 #[derive(Default)]
@@ -103,6 +107,7 @@ impl Default for Notes {
             pruned: Mutex::default(),
             seen: Mutex::default(),
             dealt: watch::Sender::new(0),
+            hurry: Notify::new(),
         }
     }
 }
@@ -161,6 +166,9 @@ impl Server {
         }
         waiting.notes.push_back(note);
         waiting.taken += 1;
+        if waiting.notes.len() == BATCH {
+            self.notes.hurry.notify_one();
+        }
         if !std::mem::replace(&mut waiting.writing, true) {
             drop(waiting);
             let server = self.clone();
@@ -170,7 +178,13 @@ impl Server {
 
     /// Waits until all that has been noted by now is written, or given up; false: it took longer.
     pub async fn history_written(&self, patience: Duration) -> bool {
-        let taken = self.notes.waiting.lock().taken;
+        let taken = {
+            let waiting = self.notes.waiting.lock();
+            if waiting.writing {
+                self.notes.hurry.notify_one();
+            }
+            waiting.taken
+        };
         let mut dealt = self.notes.dealt.subscribe();
         let written = async { dealt.wait_for(|dealt| *dealt >= taken).await.is_ok() };
         tokio::time::timeout(patience, written).await.unwrap_or(false)
@@ -179,6 +193,7 @@ impl Server {
     async fn write_notes(self: &Arc<Self>) {
         let at_work = AtWork(&self.notes);
         loop {
+            let _ = tokio::time::timeout(LINGER, self.notes.hurry.notified()).await;
             let (notes, lost): (Vec<Note>, usize) = {
                 let mut waiting = self.notes.waiting.lock();
                 let count = waiting.notes.len().min(BATCH);

@@ -72,6 +72,22 @@ impl Client {
         Ok(client)
     }
 
+    /// Makes an account of the server's (XEP-0077).
+    pub async fn register(target: &Target, index: u32) -> Result<()> {
+        let mut client = Self::connect(target, index).await?;
+        client.open(target).await.context("no stream")?;
+        let register = format!(
+            "<iq type='set' id='load-register'><query xmlns='jabber:iq:register'>\
+             <username>{}</username><password>{}</password></query></iq>",
+            target.user(index),
+            target.password(index)
+        );
+        client.writer.send(register.as_bytes()).await?;
+        let answer = client.answer("load-register").await?;
+        ensure!(attribute(&answer, "type") == Some("result"), "refused: {}", show(&answer));
+        client.close().await
+    }
+
     /// Sends initial presence and waits until the server has taken it.
     pub async fn become_available(&mut self) -> Result<()> {
         self.writer.send(b"<presence/>").await?;

@@ -14,6 +14,8 @@ pub struct Manner {
     pub roster: bool,
     /// Send initial presence.
     pub available: bool,
+    /// Turn stream management on, for a stream that can be resumed.
+    pub managed: bool,
 }
 
 /// Logs in sessions `0..count`, `concurrency` at a time; session n belongs to account
@@ -95,11 +97,17 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn enter(target: &Target, index: u32, users: u32, manner: Manner) -> Result<Client> {
     let mut client = Client::log_in(target, index % users, &format!("load-{index}")).await?;
+    if manner.managed {
+        client.manage().await?;
+    }
     if manner.roster {
         client.fetch_roster().await?;
     }
     if manner.available {
         client.become_available().await?;
+    }
+    if manner.managed {
+        client.acknowledge().await?;
     }
     Ok(client)
 }

@@ -46,14 +46,17 @@ pub struct Options {
     /// Fetch the roster before presence
     #[arg(long)]
     pub roster: bool,
+    /// Turn stream management on
+    #[arg(long)]
+    pub managed: bool,
 }
 
 /// Runs and reports; a session that the server lost is a fault.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let Options { sessions, users, seconds, concurrency, roster, .. } = *options;
+    let Options { sessions, users, seconds, concurrency, roster, managed, .. } = *options;
     let settle = Duration::from_secs(options.settle.into());
     let users = users.unwrap_or(sessions);
-    let manner = Manner { roster, available: true };
+    let manner = Manner { roster, available: true, managed };
     let memory = || target.process.as_ref().map(Process::memory).transpose();
     let cpu = || target.process.as_ref().map(Process::cpu).transpose();
 
@@ -138,8 +141,11 @@ async fn hold(
             biased;
             () = told(&mut stopped) => break,
             stanza = client.reader.next() => {
-                if let Some(answer) = answer(stanza?) {
+                let stanza = stanza?;
+                if let Some(answer) = answer(stanza) {
                     client.writer.send(answer.as_bytes()).await?;
+                } else if stanza.starts_with(b"<r") {
+                    client.acknowledge().await?;
                 }
             }
         }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod compare;
 mod crowd;
 mod floor;
 mod framing;
@@ -21,6 +22,7 @@ mod reconnect;
 mod report;
 mod restart;
 mod returning;
+mod rival;
 mod scram;
 mod storm;
 #[cfg(test)]
@@ -57,6 +59,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Load {
+    /// Set logins and returns beside those of Prosody and ejabberd
+    Compare(compare::Options),
     /// Pass bytes on without a server: what the kernel takes of each message
     Floor(floor::Options),
     /// Hold sessions that do nothing: memory of each, and what they cost idle
@@ -99,6 +103,7 @@ fn work(arguments: Arguments) -> Result<bool> {
     let checked = || Target::new(&target).map(Arc::new);
     runtime.block_on(async {
         let report = match load {
+            Load::Compare(options) => compare::run(&target, &options).await?,
             Load::Floor(options) => floor::run(&options).await?,
             Load::Idle(options) => idle::run(&checked()?, &options).await?,
             Load::Logins(options) => logins::run(&checked()?, &options).await?,

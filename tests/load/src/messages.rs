@@ -65,6 +65,9 @@ pub struct Options {
     /// How long to wait for messages still under way at the end, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=120))]
     pub drain: u32,
+    /// Turn stream management on; receivers acknowledge whenever they are asked to
+    #[arg(long)]
+    pub managed: bool,
 }
 
 /// What messages are addressed to.
@@ -78,7 +81,7 @@ pub enum To {
 
 /// Runs and reports; anything lost, doubled, reordered, strayed or refused is a fault.
 pub async fn run(target: &Arc<Target>, options: &Options) -> Result<Report> {
-    let manner = Manner { roster: false, available: true };
+    let manner = Manner { roster: false, available: true, managed: options.managed };
     let count = options.pairs * 2;
     let clients = crowd::log_in(target, count, count, 32, manner).await?;
     let stage = Arc::new(Stage::new(options));
@@ -339,7 +342,12 @@ async fn listen(
         };
         let stanza = match stanza {
             Ok(stanza) if stanza.starts_with(b"<message") => stanza,
-            Ok(_) => continue,
+            Ok(stanza) => {
+                if stanza.starts_with(b"<r") && client.acknowledge().await.is_err() {
+                    return stage.fail("a receiver cannot acknowledge".to_owned());
+                }
+                continue;
+            }
             Err(error) => return stage.fail(format!("a receiver was cut off: {error:#}")),
         };
         let Some((of, sequence, sent)) = stage.read(stanza) else {

@@ -155,8 +155,15 @@ async fn load(
 
     let Options { sessions, pairs, rate, seconds, logins, token_accounts, storm, .. } = *plan;
     progress(format!("holding {sessions} idle sessions"));
-    let idle =
-        idle::Options { sessions, users: None, seconds, concurrency: 32, settle: 3, roster: false };
+    let idle = idle::Options {
+        sessions,
+        users: None,
+        seconds,
+        concurrency: 32,
+        settle: 3,
+        roster: false,
+        managed: false,
+    };
     steps.add("idle", idle::run(&target, &idle).await);
 
     progress(format!("passing messages between {pairs} pairs of sockets, without a server"));
@@ -165,7 +172,17 @@ async fn load(
     for (step, max) in [("messages_rate", false), ("messages_max", true)] {
         progress(format!("sending messages between {pairs} pairs"));
         let (size, to, window, drain) = (415, messages::To::Bare, 16, 10);
-        let options = messages::Options { pairs, rate, max, window, seconds, size, to, drain };
+        let options = messages::Options {
+            pairs,
+            rate,
+            max,
+            window,
+            seconds,
+            size,
+            to,
+            drain,
+            managed: false,
+        };
         steps.add(step, messages::run(&target, &options).await);
     }
 

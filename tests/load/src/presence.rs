@@ -171,7 +171,7 @@ async fn hear(
 
 /// Makes the subscriptions, unless the rosters have them.
 async fn prepare(target: &Arc<Target>, users: u32, contacts: u32, concurrency: u32) -> Result<()> {
-    let manner = Manner { roster: true, available: true };
+    let manner = Manner { roster: true, available: true, managed: false };
     let mut clients = crowd::log_in(target, users, users, concurrency, manner).await?;
     let mut lacking = false;
     for client in &mut clients {

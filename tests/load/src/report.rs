@@ -15,6 +15,7 @@ pub enum Unit {
     PerSecond,
     Percent,
     Seconds,
+    Times,
 }
 
 impl Unit {
@@ -26,6 +27,7 @@ impl Unit {
             Self::PerSecond => "_per_second",
             Self::Percent => "_percent",
             Self::Seconds => "_seconds",
+            Self::Times => "",
         }
     }
 
@@ -41,6 +43,7 @@ impl Unit {
             Self::PerSecond => format!("{value:.0} /s"),
             Self::Percent => format!("{value:.2} %"),
             Self::Seconds => format!("{value:.1} s"),
+            Self::Times => format!("{value:.1}"),
         }
     }
 }

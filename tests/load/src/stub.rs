@@ -139,7 +139,8 @@ fn features(user: &str) -> String {
 
 async fn talk(wrong: Wrong, max: bool, to: messages::To) -> Report {
     let (pairs, rate, window, seconds, size, drain) = (3, 300, 8, 1, 415, 2);
-    let options = messages::Options { pairs, rate, max, window, seconds, size, to, drain };
+    let managed = false;
+    let options = messages::Options { pairs, rate, max, window, seconds, size, to, drain, managed };
     messages::run(&serve(wrong).await, &options).await.unwrap()
 }
 
@@ -206,6 +207,7 @@ async fn idle_sessions_that_the_server_ends_are_a_fault() {
         concurrency: 4,
         settle: 0,
         roster: true,
+        managed: false,
     };
     let right = idle::run(&serve(Wrong::Nothing).await, &options(15)).await.unwrap();
     assert!(right.clean(), "{}", right.text());

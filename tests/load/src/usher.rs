@@ -111,12 +111,7 @@ impl Usher {
 
     /// Sends the server a signal.
     pub fn signal(&self, name: &str) -> Result<()> {
-        // The shell's own `kill`, as the standard library has no signal but SIGKILL.
-        let status = Command::new("sh")
-            .args(["-c", "kill -\"$0\" \"$1\"", name, &self.pid().to_string()])
-            .status()?;
-        ensure!(status.success(), "cannot send SIG{name} to the server");
-        Ok(())
+        signal(name, self.pid())
     }
 
     /// Creates accounts `0..count`, `password` telling each one's; says how long it took.
@@ -203,6 +198,15 @@ impl Drop for Usher {
     }
 }
 
+/// Sends a process a signal.
+pub fn signal(name: &str, pid: u32) -> Result<()> {
+    // The shell's own `kill`, as the standard library has no signal but SIGKILL.
+    let status =
+        Command::new("sh").args(["-c", "kill -\"$0\" \"$1\"", name, &pid.to_string()]).status()?;
+    ensure!(status.success(), "cannot send SIG{name} to the server");
+    Ok(())
+}
+
 /// Starts the program on the configuration in a directory.
 fn serve(program: &Path, directory: &Path) -> Result<Child> {
     let output = File::options().create(true).append(true).open(directory.join("output"))?;
@@ -261,13 +265,14 @@ time = "off"
     )
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// An address that nobody listens at.
+pub fn free_address() -> Result<SocketAddr> {
     let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(probe.local_addr()?)
 }
 
 /// Waits for the end of a process; kills it and fails when it takes too long.
-async fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+pub async fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -283,7 +288,7 @@ async fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
 }
 
 /// The last lines of a text.
-fn tail(text: &str) -> String {
+pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")
 }
