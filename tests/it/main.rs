@@ -18,7 +18,6 @@ mod client_commands;
 mod clients;
 mod crash;
 mod cuts;
-
 mod deadlines;
 mod dialogue;
 mod docs;
