@@ -396,13 +396,15 @@ impl Mailbox {
         first
     }
 
-    /// Puts back what a stream that is to go on had: what it had sent and what waited, in order.
+    /// Puts back what a stream that is to go on had: what it had sent and what waited, in order. How
+    /// much of it the client has is for whoever claims it to say: all of it may have been sent.
     pub fn restore(&self, counts: Counts, parcels: impl IntoIterator<Item = Parcel>) {
         let mut inner = self.inner.lock();
-        inner.queue.extend(parcels);
-        inner.bytes = inner.queue.iter().map(Parcel::size).sum();
+        let sent: VecDeque<Parcel> = parcels.into_iter().collect();
+        inner.bytes = sent.iter().map(Parcel::size).sum();
+        inner.taken = u32::try_from(sent.len()).unwrap_or(u32::MAX);
         let Counts { acked, handled } = counts;
-        inner.managed = Some(Box::new(Managed { acked, handled, ..Managed::default() }));
+        inner.managed = Some(Box::new(Managed { sent, acked, handled, asked: None }));
     }
 
     /// Counts a stanza that came in. False: another connection goes on with the stream, and the stanza
@@ -776,13 +778,26 @@ mod tests {
         let mailbox = Mailbox::default();
         let counts = Counts { acked: u32::MAX, handled: u32::MAX };
         mailbox.restore(counts, ["a", "b"].map(parcel));
-        let holder = mailbox.holder();
+        let (holder, _) = mailbox.claim(u32::MAX).expect("it has none of them");
         assert!(mailbox.receive(holder));
         assert_eq!(mailbox.counts(), Some(Counts { acked: u32::MAX, handled: 0 }));
         assert_eq!(all(&mailbox, holder).1.len(), 2);
         assert_eq!(mailbox.ack(holder, 2), Err(TooHigh { h: 2, sent: 1 }));
         assert_eq!(mailbox.ack(holder, 1), Ok(true));
         assert_eq!(mailbox.bytes(), 0);
+    }
+
+    #[test]
+    fn who_has_what_was_sent_before_a_restart_does_not_say_too_much() {
+        let mailbox = Mailbox::default();
+        mailbox.restore(Counts { acked: 1, handled: 0 }, ["a", "b", "c"].map(parcel));
+        let too_high = Unclaimed::TooHigh(TooHigh { h: 5, sent: 4 });
+        assert_eq!(mailbox.claim(5), Err(too_high));
+        let (holder, _) = mailbox.claim(3).expect("it may have had all of them");
+        assert_eq!((mailbox.bytes(), mailbox.untaken()), (1, 1));
+        assert_eq!(all(&mailbox, holder).1, ["c"]);
+        assert_eq!(mailbox.ack(holder, 4), Ok(true));
+        assert!(mailbox.handed_over(mailbox.mark()) && mailbox.passed(mailbox.mark()));
     }
 
     #[test]
