@@ -19,6 +19,7 @@ mod clients;
 mod crash;
 mod cuts;
 mod deadlines;
+mod deaths;
 mod dialogue;
 mod docs;
 mod dormant;
