@@ -426,7 +426,7 @@ async fn case(world: &World, device: &mut Device, bob: &mut Bob, wire: &mut Wire
     bob.say().await;
     *wire = connect(world, way, NEVER).await;
     // One that has lost the newer of its tokens still has the older one.
-    let old = passed.receive % 2 == 0;
+    let old = passed.receive.is_multiple_of(2);
     let back = device.come_back(wire, bob.sent, old).await;
     back.unwrap_or_else(|why| panic!("{way:?}, {cut:?}: {why}"));
     bob.look().await;

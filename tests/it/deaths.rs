@@ -15,9 +15,11 @@ use server::{
     clock::Clock,
     config::Span,
     keyring::KeyRing,
+    pace::Pace,
     store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, Table},
 };
 use tokio::sync::Notify;
+use wire::stream::Enable;
 
 use crate::{
     crash::attr,
@@ -152,7 +154,7 @@ async fn a_server_that_dies_as_it_replaces_a_token_locks_nobody_out_and_lets_nob
             assert!(said.contains("<failure"), "{said}");
         }
         let mut wire = connect(&third, Way::Token, NEVER).await;
-        let old = last % 2 == 0;
+        let old = last.is_multiple_of(2);
         let back = device.come_back(&mut wire, 0, old).await;
         back.unwrap_or_else(|why| panic!("write {last}, behind it: {behind}: {why}"));
         died
@@ -280,4 +282,48 @@ async fn a_server_that_dies_as_it_wakes_a_session_or_puts_it_to_sleep_neither_lo
         died
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_came_before_a_session_counted_is_not_struck_off_by_its_count() {
+    let disk = Disk::new();
+    let first = disk.world(disk.store.clone()).await;
+    first.account("alice").await;
+    first.account("bob").await;
+    let session = first.phantom("alice", "r").await;
+    let mut bob = Bob::new(&first).await;
+    bob.client.send(message("alice@localhost/r", 1) + "<r xmlns='urn:xmpp:sm:3'/>").await;
+    bob.client.expect("<a xmlns='urn:xmpp:sm:3' h='1'/>").await;
+    // Its connection takes what came before only behind this, as one does that is busy.
+    let enable = Enable { resume: true, max: None };
+    let (enabled, _lease) = first.server.manage(&session, enable).expect("can be managed");
+    let mut device = Device::new(Way::Classic);
+    device.previd = enabled.resumable.expect("can be resumed").0;
+    drop((bob, first));
+
+    let second = disk.world(disk.store.clone()).await;
+    drop(return_to(&second, &mut device, 1).await);
+    assert_eq!(device.came, [1]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended_while_the_server_stops_does_not_come_back() {
+    let disk = Disk::new();
+    let first = disk.world(disk.store.clone()).await;
+    first.account("alice").await;
+    drop(Device::new(Way::Classic).arrive(&first).await);
+    first.server.shutdown().await;
+    drop(first);
+
+    let second = disk.world(disk.store.clone()).await;
+    let session = second.session("alice@localhost/r");
+    let elsewhere = "b.example".parse().expect("a host");
+    let pace = Pace::per_second(1_000).expect("is not 0");
+    second.server.move_clients(&elsewhere, pace).await;
+    assert!(second.server.settled(&session).await);
+    second.server.shutdown().await;
+    drop(second);
+
+    let third = disk.world(disk.store.clone()).await;
+    assert_eq!(third.server.registry.counts().total, 0, "it was told to go elsewhere");
 }
