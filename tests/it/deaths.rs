@@ -16,15 +16,15 @@ use server::{
     config::Span,
     keyring::KeyRing,
     pace::Pace,
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, Table},
+    store::{Batch, Fetch, Op, Owner, Range, Row, SharedStore, Store, Table},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use wire::stream::Enable;
 
 use crate::{
     crash::attr,
     cuts::{Device, NEVER, Way, Wire, connect, element, log_in, message, number},
-    world::{Remote, START, World, bind_request},
+    world::{Remote, START, World, assert_eventually, bind_request},
     xml::Item,
 };
 
@@ -326,4 +326,73 @@ async fn a_session_that_is_ended_while_the_server_stops_does_not_come_back() {
 
     let third = disk.world(disk.store.clone()).await;
     assert_eq!(third.server.registry.counts().total, 0, "it was told to go elsewhere");
+}
+
+/// Takes nothing for accounts that are not there until it may.
+struct Slow {
+    store: SharedStore,
+    /// How many wait.
+    waiting: AtomicUsize,
+    open: watch::Sender<bool>,
+}
+
+impl Store for Slow {
+    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
+        self.store.get(table, owner, key)
+    }
+
+    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
+        self.store.rows(table, owner, range)
+    }
+
+    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
+        self.store.count(table, owner)
+    }
+
+    fn commit(&self, batch: Batch) -> Fetch<()> {
+        let offline = |op: &Op| matches!(op, Op::Put { table, .. } if table.name == "offline");
+        if !batch.ops.iter().any(offline) {
+            return self.store.commit(batch);
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let (store, mut open) = (self.store.clone(), self.open.subscribe());
+        Box::pin(async move {
+            let _ = open.wait_for(|open| *open).await;
+            store.commit(batch).await
+        })
+    }
+
+    fn backup(&self, to: &Path) -> Fetch<()> {
+        self.store.backup(to)
+    }
+
+    fn close(&self) -> Fetch<()> {
+        self.store.close()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stanza_that_was_counted_is_seen_through_though_its_connection_is_cut_meanwhile() {
+    let disk = Disk::new();
+    let (open, waiting) = (watch::Sender::new(false), AtomicUsize::new(0));
+    let slow = Arc::new(Slow { store: disk.store.clone(), waiting, open });
+    let world = disk.world(slow.clone()).await;
+    world.account("alice").await;
+    let bob = world.account("bob").await;
+    let mut device = Device::new(Way::Classic);
+    let mut wire = device.arrive(&world).await;
+    wire.send(message("bob@localhost", 1)).await;
+    assert_eventually("it is being kept", || slow.waiting.load(Ordering::SeqCst) == 1).await;
+
+    let mut again = connect(&world, Way::Classic, NEVER).await;
+    log_in(&mut again).await.expect("is let in");
+    let (h, id) = (device.h, &device.previd);
+    again.send(format!("<resume xmlns='urn:xmpp:sm:3' h='{h}' previd='{id}'/>")).await;
+    // Nothing is kept open for long: the older connection is gone before the disk is ready.
+    while wire.next().await.is_ok_and(|item| item.is_some()) {}
+    slow.open.send_replace(true);
+    let resumed = element(&mut again).await.expect("it goes on");
+    assert_eq!((resumed.local.as_str(), number(&resumed, "h")), ("resumed", 2));
+    let kept = world.server.store.count(&plugins::offline::OFFLINE, bob.id.0).await;
+    assert_eq!(kept, Ok(1), "it was counted, and its sender will not send it again");
 }
