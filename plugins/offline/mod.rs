@@ -74,6 +74,7 @@ fn setup(setup: &mut Setup<'_>) {
     setup.binding(find_left);
     setup.available(hand_out);
     setup.keep(save, restore);
+    setup.resumed(hand_out_left);
 }
 
 /// A message as stored.
@@ -85,7 +86,7 @@ struct Kept {
     stanza: String,
 }
 
-/// Somebody of an account is about to bind: what was on its way to it when the server died is kept
+/// Somebody of an account is there: what was on its way to it when the server died is kept
 /// like what came while nobody was there, in its place in the order of time.
 fn find_left(cx: &Moment) -> Flow {
     // One that was here before the server stopped has not come yet: it may say what it has.
@@ -117,6 +118,21 @@ fn find_left(cx: &Moment) -> Flow {
                 Flow::Reject(StanzaError::new(Condition::InternalServerError))
             }
         }
+    })
+}
+
+/// A session that was here before the server stopped has its client again: what was on its way to it
+/// when the server died is not in its mailbox.
+fn hand_out_left(cx: &Moment) -> Flow {
+    let found = find_left(cx);
+    let Flow::Later(_) = found else { return found };
+    let cx = cx.clone();
+    Flow::later(async move {
+        found.decided().await;
+        if takes(&cx.session) {
+            hand_out(&cx).decided().await;
+        }
+        Flow::Next
     })
 }
 

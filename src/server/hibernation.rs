@@ -338,6 +338,8 @@ impl Server {
         let parcels =
             |stanzas: &[Waiting]| -> Vec<Parcel> { stanzas.iter().filter_map(parcel).collect() };
         session.mailbox.restore(counts, parcels(sent), parcels(queued));
+        let waiting = u32::try_from(row.stanzas.len()).unwrap_or(u32::MAX);
+        self.has_back(row.account, id, row.acked.wrapping_add(waiting));
         if let Some(software) = &row.software {
             session.set_software(software);
         }
@@ -461,11 +463,15 @@ impl Server {
         }
         let batch = Batch::new().delete(&HIBERNATING, SERVER, key(session));
         // What it had waiting is to survive this server as it has survived the one before.
-        let batch = if session.alive() { self.write_down_all(batch, session) } else { batch };
+        let (batch, before) = match session.alive() {
+            true => self.write_down_all(batch, session),
+            false => (batch, Vec::new()),
+        };
         let forgotten = self.store.commit(batch).await;
         if forgotten.is_err() {
             // Whoever tries again has to do all of this again.
             resumable.put_stored();
+            before.iter().for_each(|flight| flight.stays());
         }
         forgotten
     }

@@ -123,6 +123,11 @@ impl Flight {
         }
     }
 
+    /// Its row stays, whoever lets go of this: what was to take its place could not be written.
+    pub(crate) fn stays(&self) {
+        self.state.store(0, Ordering::Release);
+    }
+
     fn written(&self) {
         if self.state.fetch_or(WRITTEN, Ordering::AcqRel) == LANDED {
             self.journal.strike(&self.key);
@@ -240,10 +245,16 @@ impl Server {
     }
 
     /// Rows for what a session has not acknowledged that goes on after a restart: its own row goes with
-    /// the same batch.
-    pub(crate) fn write_down_all(&self, mut batch: Batch, session: &Session) -> Batch {
+    /// the same batch, as do those of what has come since, which are behind the others now. Those are
+    /// to be kept until it is written; if it cannot be, see [`Flight::stays`].
+    pub(crate) fn write_down_all(
+        &self,
+        mut batch: Batch,
+        session: &Session,
+    ) -> (Batch, Vec<Arc<Flight>>) {
+        let mut before = Vec::new();
         let Some(me) = session.identity().filter(|_| self.config.sessions.durable) else {
-            return batch;
+            return (batch, before);
         };
         session.mailbox.each(|count, parcel| {
             if parcel.is_kept() {
@@ -260,9 +271,13 @@ impl Server {
             batch = rest.put(&IN_FLIGHT, SERVER, flight.key.clone(), encode(&row));
             self.journal.inner.lock().live.insert(flight.key.clone());
             flight.state.store(WRITTEN, Ordering::Release);
+            if let Some(old) = parcel.flight() {
+                batch = mem::take(&mut batch).delete(&IN_FLIGHT, SERVER, old.key.clone());
+                before.push(old);
+            }
             parcel.carry(flight);
         });
-        batch
+        (batch, before)
     }
 
     /// Removes what is not needed any more.
@@ -381,6 +396,27 @@ impl Server {
         let row = self.store.get(&POINTS, SERVER, &point_key(session)).await?;
         let point = row.and_then(|row| serde_json::from_slice::<Point>(&row).ok());
         Ok(point.filter(|point| point.account == account).map(|point| point.handled))
+    }
+
+    /// A session is there again with all that its client had not acknowledged, up to the count `last`:
+    /// of what a server that died has left, that is on its way already.
+    pub(crate) fn has_back(&self, account: AccountId, session: SessionId, last: u32) {
+        let mut inner = self.journal.inner.lock();
+        let Inner { left, done, .. } = &mut *inner;
+        let Some(all) = left.get_mut(&account) else { return };
+        all.retain(|left| {
+            let has = left
+                .to
+                .iter()
+                .any(|(id, count)| *id == session && last.wrapping_sub(*count) < u32::MAX / 2);
+            if has {
+                done.push(left.key.clone());
+            }
+            !has
+        });
+        if all.is_empty() {
+            left.remove(&account);
+        }
     }
 
     /// What a server that died has left for an account, oldest first; given out once. It is the

@@ -37,8 +37,11 @@ pub mod iq;
 pub mod job;
 pub mod journal;
 pub mod keyring;
+mod lock;
 pub mod login;
 pub mod mailbox;
+#[cfg(all(test, feature = "shuttle"))]
+mod mailbox_shuttle;
 pub mod notice;
 pub mod pace;
 pub mod plugin;

@@ -26,10 +26,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use wire::{Frame, Jid, Kind, Stamp};
 
-use crate::{clock::Millis, journal::Flight};
+use crate::{clock::Millis, journal::Flight, lock::Mutex};
 
 /// One stanza on its way to one receiver. A broadcast shares `head` and `tail` among all receivers;
 /// only `to` differs.

@@ -5,8 +5,8 @@
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
 //!           rodauth, seeds
-//!  managed ─► reconnect, resumption, cuts, cut_bytes, handover, restarts, next_login, returns: streams
-//!             that are resumed, FAST
+//!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
+//!             returns: streams that are resumed, FAST
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod crash;
 mod cut_bytes;
 mod cuts;
 mod deadlines;
+mod deaths;
 mod dialogue;
 mod docs;
 mod dormant;
