@@ -28,7 +28,7 @@ use crate::{
     account::{Account, Role},
     client::{Check, Client, Kind, Over, Refused, Tombstone},
     clock::Millis,
-    end::Actor,
+    end::{Actor, End, Reason},
     epoch::Epoch,
     id::GrantId,
     login::{Candidate, said, store_failed},
@@ -205,6 +205,10 @@ impl Server {
         };
         granted.await.unwrap_or_else(|error: StoreError| {
             tracing::error!(event = "token-not-granted", session = %session.id, %error);
+            if used.is_some_and(|used| used.invalidate) {
+                // Its client is not to believe that the token is void.
+                self.end(session, End::new(Reason::Internal));
+            }
             None
         })
     }

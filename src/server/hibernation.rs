@@ -147,30 +147,43 @@ impl Server {
         for session in &claimed {
             leases.push(self.quiet(session).await);
         }
-        let mut count = 0;
+        let mut slept = Ok(0);
         for page in claimed.chunks(PAGE) {
-            let mut batch = Batch::new();
-            for session in page {
-                if let Some(row) = self.asleep(session, now).await? {
-                    batch = batch.put(&HIBERNATING, SERVER, key(session), row);
-                    count += 1;
+            match self.write_asleep(page, now).await {
+                Ok(count) => slept = slept.map(|before| before + count),
+                Err(error) => {
+                    for session in page {
+                        self.end(session, End::new(Reason::Shutdown));
+                    }
+                    slept = Err(error);
                 }
             }
-            if let Err(error) = self.store.commit(batch).await {
-                for session in page {
-                    self.end(session, End::new(Reason::Shutdown));
-                }
-                return Err(error);
+        }
+        slept
+    }
+
+    /// Writes down some sessions, all or none of them. Gives how many were there still.
+    async fn write_asleep(
+        self: &Arc<Self>,
+        page: &[Arc<Session>],
+        now: Millis,
+    ) -> Result<usize, StoreError> {
+        let (mut batch, mut count) = (Batch::new(), 0);
+        for session in page {
+            if let Some(row) = self.asleep(session, now).await? {
+                batch = batch.put(&HIBERNATING, SERVER, key(session), row);
+                count += 1;
             }
-            for session in page {
-                if let Some(resumable) = session.resumable() {
-                    resumable.put_stored();
-                }
-                // Whoever has ended it meanwhile has found no row of it, or removes this one.
-                fence(Ordering::SeqCst);
-                if !session.alive() {
-                    self.forget_hibernated(session).await?;
-                }
+        }
+        self.store.commit(batch).await?;
+        for session in page {
+            if let Some(resumable) = session.resumable() {
+                resumable.put_stored();
+            }
+            // Whoever has ended it meanwhile has found no row of it, or removes this one.
+            fence(Ordering::SeqCst);
+            if !session.alive() {
+                self.forget_hibernated(session).await?;
             }
         }
         Ok(count)

@@ -25,7 +25,9 @@ use wire::Condition;
 
 use crate::{
     clients::{clients, leave, sid, token_visit, visit},
+    managed::{AGENT, verdict},
     rights::{local, run},
+    script::Fast,
     world::{ParseJid, START, World, admin, bind_request, enter, tended},
 };
 
@@ -175,6 +177,29 @@ async fn pr_04_a_bind_that_cannot_be_written_leaves_no_session_and_the_resource_
     broken.store(false, Ordering::SeqCst);
     let mut client = world.bound("alice", "r").await;
     client.settle().await;
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_made_void_ends_the_login_that_asked_for_it() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let store = Arc::new(Failing { store: store::memory(), broken: broken.clone() });
+    let world = World::start_on(store, Clock::manual(START), plugins::ALL, |_| {}).await;
+    world.account("alice").await;
+    let token = world.fast_token("alice").await;
+    assert_eq!(verdict(&world.secure().await.by_fast("alice", &token, "").await), "in");
+
+    broken.store(true, Ordering::SeqCst);
+    let mut client = world.secure().await;
+    let void = Fast {
+        mechanism: "HT-SHA-256-NONE".into(),
+        user: "alice".into(),
+        token,
+        pairs: None,
+        inline: format!("{AGENT}<fast xmlns='urn:xmpp:fast:0' invalidate='true'/>"),
+    };
+    client.fast(&void).await;
+    while !client.element().await.contains("<internal-server-error") {}
+    client.expect_close().await.expect("is closed");
 }
 
 #[tokio::test]
