@@ -44,6 +44,7 @@ pub mod mailbox;
 mod mailbox_shuttle;
 pub mod notice;
 pub mod pace;
+mod parcel;
 pub mod plugin;
 pub mod policy;
 pub mod privacy;
