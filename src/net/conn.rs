@@ -721,8 +721,10 @@ impl Conn {
             }
             return true;
         }
-        // A stanza that was taken in is seen through: a message may be half-way into storage.
-        if self.waiting.is_some() {
+        // A stanza that was taken in is seen through: a message may be half-way into storage. The last
+        // words for a client whose stream goes on come behind that.
+        let parts = self.bond == Bond::Displaced && self.lease.is_some();
+        if self.waiting.is_some() || parts {
             return false;
         }
         if !self.transport.is_open() {
