@@ -217,13 +217,19 @@ impl Server {
     /// is told apart by that from one that its client never got, and ends the ones before it.
     async fn first_use(&self, me: &Identity) -> Result<(), StoreError> {
         let (Some(id), Some(client)) = (me.token, me.client()) else { return Ok(()) };
-        let now = self.clock.now();
-        let noted = self.change_client(me.account, client.sid, |client| {
-            let is_news = client.grants.iter().flat_map(|grant| &grant.tokens).any(|token| {
+        let is_news = |client: &Client| {
+            client.grants.iter().flat_map(|grant| &grant.tokens).any(|token| {
                 (token.id == id && token.used.is_none())
                     || (token.next == Some(id) && token.over.is_none())
-            });
-            is_news && client.token_was_used(id, now, true)
+            })
+        };
+        // What is no news never becomes news again, so that a client as it was will do.
+        if self.known_clients.get(me.account.0, client.sid).is_some_and(|known| !is_news(&known)) {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let noted = self.change_client(me.account, client.sid, |client| {
+            is_news(client) && client.token_was_used(id, now, true)
         });
         noted.await.map(drop)
     }
