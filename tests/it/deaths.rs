@@ -3,20 +3,16 @@
 //! clients have are good, no login can be repeated, and of messages nothing that was acknowledged is
 //! lost, and nothing comes twice to a client that says what it has.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use server::{
     clock::Clock,
     config::Span,
-    keyring::KeyRing,
     pace::Pace,
-    store::{Batch, Fetch, Op, Owner, Range, Row, SharedStore, Store, Table},
+    store::{Op, SharedStore},
 };
 use tokio::sync::{Notify, watch};
 use wire::stream::Enable;
@@ -24,72 +20,15 @@ use wire::stream::Enable;
 use crate::{
     crash::attr,
     cut_bytes::{Device, NEVER, Way, Wire, connect, element, log_in, message, number},
+    stores::{Between, Disk, one_less},
     world::{Remote, START, World, assert_eventually, bind_request},
     xml::Item,
 };
 
-/// Takes so many commits. Nobody hears of the next one, nor of any that follow.
-struct Mortal {
-    store: SharedStore,
-    left: AtomicUsize,
-    /// The last one is written all the same.
-    behind: bool,
-    dead: Arc<Notify>,
-}
-
-impl Store for Mortal {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
-        self.store.get(table, owner, key)
-    }
-
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
-        self.store.rows(table, owner, range)
-    }
-
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.store.count(table, owner)
-    }
-
-    fn commit(&self, batch: Batch) -> Fetch<()> {
-        let take = |left: usize| left.checked_sub(1);
-        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
-        if left.is_ok_and(|left| left > 1) {
-            return self.store.commit(batch);
-        }
-        let written = (left.is_ok() && self.behind).then(|| self.store.commit(batch));
-        let dead = self.dead.clone();
-        Box::pin(async move {
-            if let Some(written) = written {
-                written.await?;
-            }
-            dead.notify_one();
-            std::future::pending().await
-        })
-    }
-
-    fn backup(&self, to: &Path) -> Fetch<()> {
-        self.store.backup(to)
-    }
-
-    fn close(&self) -> Fetch<()> {
-        self.store.close()
-    }
-}
-
-/// What outlives a server.
-struct Disk {
-    store: SharedStore,
-    dir: tempfile::TempDir,
-}
-
 impl Disk {
-    fn new() -> Self {
-        Self { store: store::memory(), dir: tempfile::tempdir().expect("a directory") }
-    }
-
     async fn world(&self, store: SharedStore) -> World {
-        let keys = KeyRing::open(&self.dir.path().join("server.key")).expect("keys");
-        let world = World::start_keyed(store, keys, Clock::manual(START), plugins::ALL, |config| {
+        let clock = Clock::manual(START);
+        let world = World::start_keyed(store, self.keys(), clock, plugins::ALL, |config| {
             // Whatever writes by itself would die in the place of what is looked at.
             config.history.retention = Span::OFF;
             config.sessions.close_wait = Span::OFF;
@@ -99,12 +38,27 @@ impl Disk {
         world
     }
 
-    /// A server that dies at its `last`th write.
+    /// A server that takes so many commits. Nobody hears of the `last` one, which is written all the
+    /// same if it is to die `behind` that, nor of any that follow.
     async fn mortal(&self, last: usize, behind: bool) -> (World, Arc<Notify>) {
         let dead = Arc::new(Notify::new());
-        let left = AtomicUsize::new(last);
-        let mortal = Mortal { store: self.store.clone(), left, behind, dead: dead.clone() };
-        (self.world(Arc::new(mortal)).await, dead)
+        let (left, told) = (AtomicUsize::new(last), dead.clone());
+        let mortal = Between::new(self.store.clone(), move |store, batch| {
+            let left = one_less(&left);
+            if left.is_some_and(|left| left > 1) {
+                return store.commit(batch);
+            }
+            let written = (left.is_some() && behind).then(|| store.commit(batch));
+            let dead = told.clone();
+            Box::pin(async move {
+                if let Some(written) = written {
+                    written.await?;
+                }
+                dead.notify_one();
+                std::future::pending().await
+            })
+        });
+        (self.world(mortal).await, dead)
     }
 }
 
@@ -328,61 +282,32 @@ async fn a_session_that_is_ended_while_the_server_stops_does_not_come_back() {
     assert_eq!(third.server.registry.counts().total, 0, "it was told to go elsewhere");
 }
 
-/// Takes nothing for accounts that are not there until it may.
-struct Slow {
-    store: SharedStore,
-    /// How many wait.
-    waiting: AtomicUsize,
-    open: watch::Sender<bool>,
-}
-
-impl Store for Slow {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
-        self.store.get(table, owner, key)
-    }
-
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
-        self.store.rows(table, owner, range)
-    }
-
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.store.count(table, owner)
-    }
-
-    fn commit(&self, batch: Batch) -> Fetch<()> {
-        let offline = |op: &Op| matches!(op, Op::Put { table, .. } if table.name == "offline");
-        if !batch.ops.iter().any(offline) {
-            return self.store.commit(batch);
-        }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let (store, mut open) = (self.store.clone(), self.open.subscribe());
-        Box::pin(async move {
-            let _ = open.wait_for(|open| *open).await;
-            store.commit(batch).await
-        })
-    }
-
-    fn backup(&self, to: &Path) -> Fetch<()> {
-        self.store.backup(to)
-    }
-
-    fn close(&self) -> Fetch<()> {
-        self.store.close()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stanza_that_was_counted_is_seen_through_though_its_connection_is_cut_meanwhile() {
     let disk = Disk::new();
-    let (open, waiting) = (watch::Sender::new(false), AtomicUsize::new(0));
-    let slow = Arc::new(Slow { store: disk.store.clone(), waiting, open });
-    let world = disk.world(slow.clone()).await;
+    let (open, ready) = watch::channel(false);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let kept = waiting.clone();
+    // Takes nothing for accounts that are not there until it may.
+    let slow = Between::new(disk.store.clone(), move |store, batch| {
+        let offline = |op: &Op| matches!(op, Op::Put { table, .. } if table.name == "offline");
+        if !batch.ops.iter().any(offline) {
+            return store.commit(batch);
+        }
+        kept.fetch_add(1, Ordering::SeqCst);
+        let (store, mut ready) = (store.clone(), ready.clone());
+        Box::pin(async move {
+            let _ = ready.wait_for(|ready| *ready).await;
+            store.commit(batch).await
+        })
+    });
+    let world = disk.world(slow).await;
     world.account("alice").await;
     let bob = world.account("bob").await;
     let mut device = Device::new(Way::Classic);
     let mut wire = device.arrive(&world).await;
     wire.send(message("bob@localhost", 1)).await;
-    assert_eventually("it is being kept", || slow.waiting.load(Ordering::SeqCst) == 1).await;
+    assert_eventually("it is being kept", || waiting.load(Ordering::SeqCst) == 1).await;
 
     let mut again = connect(&world, Way::Classic, NEVER).await;
     log_in(&mut again).await.expect("is let in");
@@ -390,7 +315,7 @@ async fn a_stanza_that_was_counted_is_seen_through_though_its_connection_is_cut_
     again.send(format!("<resume xmlns='urn:xmpp:sm:3' h='{h}' previd='{id}'/>")).await;
     // Nothing is kept open for long: the older connection is gone before the disk is ready.
     while wire.next().await.is_ok_and(|item| item.is_some()) {}
-    slow.open.send_replace(true);
+    open.send_replace(true);
     let resumed = element(&mut again).await.expect("it goes on");
     assert_eq!((resumed.local.as_str(), number(&resumed, "h")), ("resumed", 2));
     let kept = world.server.store.count(&plugins::offline::OFFLINE, bob.id.0).await;

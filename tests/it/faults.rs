@@ -1,7 +1,6 @@
 //! Faults of the server that were found by reading it, each named after what was wrong.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,12 +18,14 @@ use server::{
     end::{End, Reason},
     history,
     keyring::KeyRing,
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
     vault::Mint,
 };
 use wire::{Mechanism, Secret};
 
-use crate::world::{PASSWORD, ParseJid, START, World, admin, enter, tended};
+use crate::{
+    stores::{Between, one_less, refuse},
+    world::{PASSWORD, ParseJid, START, World, admin, enter, tended},
+};
 
 #[tokio::test]
 async fn a_message_that_no_place_was_found_for_is_told_to_its_sender() {
@@ -272,56 +273,13 @@ async fn a_token_that_was_minted_for_nobody_is_named_in_the_audit() {
     assert!(audit[0].outcome.contains(&record.token.id.to_string()), "{audit:?}");
 }
 
-/// Counts what is read, and takes nothing as often as it is told to.
-struct Counting {
-    store: SharedStore,
-    reads: Arc<AtomicUsize>,
-    refuse: Arc<AtomicUsize>,
-}
-
-impl Store for Counting {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.store.get(table, owner, key)
-    }
-
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.store.rows(table, owner, range)
-    }
-
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.store.count(table, owner)
-    }
-
-    fn commit(&self, batch: Batch) -> Fetch<()> {
-        let left = self
-            .refuse
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if left.is_ok() {
-            return Box::pin(async { Err(StoreError::Unavailable("the disk is full".into())) });
-        }
-        self.store.commit(batch)
-    }
-
-    fn backup(&self, to: &Path) -> Fetch<()> {
-        self.store.backup(to)
-    }
-
-    fn close(&self) -> Fetch<()> {
-        self.store.close()
-    }
-}
-
 #[tokio::test]
 async fn lj_22_a_made_up_token_tells_nobody_whether_its_account_is_there() {
-    let reads = Arc::new(AtomicUsize::new(0));
-    let refuse = Arc::new(AtomicUsize::new(0));
-    let store = Arc::new(Counting { store: store::memory(), reads: reads.clone(), refuse });
+    let store = Between::new(store::memory(), |store, batch| store.commit(batch));
     let mut config = Config::default();
     config.auth.scram_iterations = 2;
     let clock = Clock::manual(START);
-    let server = Server::new(config, clock, store, KeyRing::ephemeral(), plugins::ALL);
+    let server = Server::new(config, clock, store.clone(), KeyRing::ephemeral(), plugins::ALL);
     let server = server.expect("is put together");
     let keys = server.keys_of(Secret::new(PASSWORD)).await.expect("usable");
     server.add_account(&"alice@localhost".parse_jid(), keys, Role::User).await.expect("is new");
@@ -330,25 +288,29 @@ async fn lj_22_a_made_up_token_tells_nobody_whether_its_account_is_there() {
         let owner = format!("{name}@localhost").as_str().parse_jid();
         let made_up = wire::Token { id: wire::TokenId(7), secret: Secret::new([7; 24]), owner };
         let text = Secret::new(made_up.to_text().as_bytes());
-        reads.store(0, Ordering::SeqCst);
+        store.reads.store(0, Ordering::SeqCst);
         let denied =
             server.check_token(&tended(&server), None, text).await.expect_err("is made up");
-        costs.push((denied.failure, reads.load(Ordering::SeqCst)));
+        costs.push((denied.failure, store.reads.load(Ordering::SeqCst)));
     }
     assert_eq!(costs[0], costs[1]);
 }
 
 #[tokio::test]
 async fn lj_24_a_login_that_the_disk_did_not_take_is_written_once_it_does() {
-    let (reads, refuse) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let store = Arc::new(Counting { store: store::memory(), reads, refuse: refuse.clone() });
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let left = refusals.clone();
+    let store = Between::new(store::memory(), move |store, batch| match one_less(&left) {
+        Some(_) => refuse("the disk is full"),
+        None => store.commit(batch),
+    });
     let world = World::start_on(store, Clock::manual(START), plugins::ALL, |_| {}).await;
     let account = world.account("alice").await;
-    refuse.store(1, Ordering::SeqCst);
+    refusals.store(1, Ordering::SeqCst);
     // The login does not wait for it.
     let session = tended(&world.server);
     assert!(enter(&world.server, &session, "alice@localhost").await);
     assert!(world.server.history_written(Duration::from_secs(20)).await);
-    assert_eq!(refuse.load(Ordering::SeqCst), 0, "it was refused once");
+    assert_eq!(refusals.load(Ordering::SeqCst), 0, "it was refused once");
     assert_eq!(world.server.store.count(&history::LOGIN, account.id.0).await, Ok(1));
 }

@@ -2,90 +2,39 @@
 //! answered holds; what was not is either done or not done, can be done again, and never stands in
 //! the way of anything else.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use server::{
-    Server,
-    account::Role,
-    change::Standing,
-    client::Over,
-    clock::Clock,
-    config::Config,
-    epoch::Scope,
-    keyring::KeyRing,
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
-    vault::Mint,
+    Server, account::Role, change::Standing, client::Over, clock::Clock, config::Config,
+    epoch::Scope, store::SharedStore, vault::Mint,
 };
 use wire::{Secret, TokenId};
 
 use crate::{
     clients::{leave, token_visit, visit},
+    stores::{Between, Disk, one_less, refuse},
     world::{PASSWORD, ParseJid, START, admin, enter, tended},
 };
 
-/// Takes so many commits, and nothing after that.
-struct Dying {
-    store: SharedStore,
-    left: AtomicUsize,
-}
-
-impl Store for Dying {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
-        self.store.get(table, owner, key)
-    }
-
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
-        self.store.rows(table, owner, range)
-    }
-
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.store.count(table, owner)
-    }
-
-    fn commit(&self, batch: Batch) -> Fetch<()> {
-        let take = |left: usize| left.checked_sub(1);
-        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
-            Ok(_) => self.store.commit(batch),
-            Err(_) => Box::pin(async { Err(StoreError::Unavailable("it has died".into())) }),
-        }
-    }
-
-    fn backup(&self, to: &std::path::Path) -> Fetch<()> {
-        self.store.backup(to)
-    }
-
-    fn close(&self) -> Fetch<()> {
-        self.store.close()
-    }
-}
-
-/// What outlives a server.
-struct Disk {
-    store: SharedStore,
-    dir: tempfile::TempDir,
-}
-
 impl Disk {
-    fn new() -> Self {
-        Self { store: store::memory(), dir: tempfile::tempdir().expect("a directory") }
-    }
-
     /// A server that dies after so many writes from `live` on.
-    fn server(&self, dying: Option<Arc<Dying>>) -> Arc<Server> {
+    fn server(&self, writes: Option<usize>) -> Arc<Server> {
         let mut config = Config::default();
         config.auth.scram_iterations = 2;
         config.auth.pair_failures = 0;
         // Whatever writes by itself would die in the place of what is looked at.
         config.history.retention = server::config::Span::OFF;
-        let store: SharedStore = match dying {
-            Some(dying) => dying,
+        let store: SharedStore = match writes {
+            Some(writes) => {
+                let left = AtomicUsize::new(writes);
+                Between::new(self.store.clone(), move |store, batch| match one_less(&left) {
+                    Some(_) => store.commit(batch),
+                    None => refuse("it has died"),
+                })
+            }
             None => self.store.clone(),
         };
-        let keys = KeyRing::open(&self.dir.path().join("server.key")).expect("keys");
-        Server::new(config, Clock::manual(START), store, keys, &[]).expect("is put together")
+        Server::new(config, Clock::manual(START), store, self.keys(), &[]).expect("is put together")
     }
 }
 
@@ -176,8 +125,7 @@ async fn b_04_a_server_that_dies_at_any_write_neither_forgets_an_end_nor_half_do
             let (_, other) = other.expect("is minted");
             drop(first);
 
-            let dying = Dying { store: disk.store.clone(), left: AtomicUsize::new(writes) };
-            let second = disk.server(Some(Arc::new(dying)));
+            let second = disk.server(Some(writes));
             let live = visit_if_possible(&second).await;
             answered = act(&second, what, &set).await;
             if answered && what != "token revoked" && what != "grant ended" {
@@ -229,8 +177,7 @@ async fn pr_04_a_write_that_fails_at_bind_leaves_no_half_of_a_session() {
         let jid = "alice@localhost".parse_jid();
         let keys = first.keys_of(Secret::new(PASSWORD)).await.expect("usable");
         first.add_account(&jid, keys, Role::User).await.expect("is new");
-        let dying = Dying { store: disk.store.clone(), left: AtomicUsize::new(writes) };
-        let second = disk.server(Some(Arc::new(dying)));
+        let second = disk.server(Some(writes));
         match visit_if_possible(&second).await {
             Some(session) => leave(&second, &session).await,
             None => {

@@ -56,6 +56,7 @@ mod scram;
 mod script;
 mod seeds;
 mod sessions;
+mod stores;
 mod tasks;
 mod throttle;
 mod walls;

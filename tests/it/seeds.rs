@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,6 @@ use server::{
     config::{Group, Span},
     end::{Actor, Reason},
     policy::{AtLimit, NewClients},
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
     vault::Mint,
 };
 use wire::Condition;
@@ -28,6 +26,7 @@ use crate::{
     managed::{AGENT, verdict},
     rights::{local, run},
     script::Fast,
+    stores::{Between, refuse},
     world::{ParseJid, START, World, admin, bind_request, enter, tended},
 };
 
@@ -115,46 +114,21 @@ async fn lj_17_iv_21_numbers_and_clocks_go_on_after_a_restart() {
 }
 
 /// Fails to write clients while it is `broken`.
-struct Failing {
-    store: SharedStore,
-    broken: Arc<AtomicBool>,
-}
-
-impl Store for Failing {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<bytes::Bytes>> {
-        self.store.get(table, owner, key)
-    }
-
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
-        self.store.rows(table, owner, range)
-    }
-
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
-        self.store.count(table, owner)
-    }
-
-    fn commit(&self, batch: Batch) -> Fetch<()> {
+fn failing(broken: &Arc<AtomicBool>) -> Arc<Between> {
+    let broken = broken.clone();
+    Between::new(store::memory(), move |store, batch| {
         let of_client = format!("{batch:?}").contains(CLIENTS.name);
-        if of_client && self.broken.load(Ordering::SeqCst) {
-            return Box::pin(async { Err(StoreError::Unavailable("as the test wants it".into())) });
+        match of_client && broken.load(Ordering::SeqCst) {
+            true => refuse("as the test wants it"),
+            false => store.commit(batch),
         }
-        self.store.commit(batch)
-    }
-
-    fn backup(&self, to: &Path) -> Fetch<()> {
-        self.store.backup(to)
-    }
-
-    fn close(&self) -> Fetch<()> {
-        self.store.close()
-    }
+    })
 }
 
 #[tokio::test]
 async fn pr_04_a_bind_that_cannot_be_written_leaves_no_session_and_the_resource_free() {
     let broken = Arc::new(AtomicBool::new(false));
-    let store = Arc::new(Failing { store: store::memory(), broken: broken.clone() });
-    let world = World::start_on(store, Clock::manual(START), plugins::ALL, |_| {}).await;
+    let world = World::start_on(failing(&broken), Clock::manual(START), plugins::ALL, |_| {}).await;
     let account = world.account("alice").await;
     let server = &world.server;
     broken.store(true, Ordering::SeqCst);
@@ -182,8 +156,7 @@ async fn pr_04_a_bind_that_cannot_be_written_leaves_no_session_and_the_resource_
 #[tokio::test]
 async fn a_token_that_cannot_be_made_void_ends_the_login_that_asked_for_it() {
     let broken = Arc::new(AtomicBool::new(false));
-    let store = Arc::new(Failing { store: store::memory(), broken: broken.clone() });
-    let world = World::start_on(store, Clock::manual(START), plugins::ALL, |_| {}).await;
+    let world = World::start_on(failing(&broken), Clock::manual(START), plugins::ALL, |_| {}).await;
     world.account("alice").await;
     let token = world.fast_token("alice").await;
     assert_eq!(verdict(&world.secure().await.by_fast("alice", &token, "").await), "in");
