@@ -694,9 +694,9 @@ impl Conn {
             Bond::Displaced => {
                 // Whoever goes on with it waits for this.
                 let had = self.lease.take().is_some();
-                if let Some(counts) = self.session.mailbox.counts()
-                    && had
+                if had
                     && self.shared.server.stopping()
+                    && let Some(counts) = self.session.mailbox.counts()
                 {
                     // Nobody else tells the client before the server is there again.
                     self.outbox.push(sm::ack(counts.handled));

@@ -26,6 +26,7 @@ use crate::{
     policy::Effective,
     privacy,
     vault::Grant,
+    words,
 };
 
 /// Longest label and longest name of software that is kept, in characters.
@@ -166,35 +167,11 @@ impl Class {
     }
 }
 
-macro_rules! over {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal;)*) => {
-        /// Why a client, a grant or a token is no longer good. One table: the name on every face and
-        /// what its bearer is told.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Over {
-            $($(#[$doc])* $variant,)*
-        }
+words::spoken! {
+    /// Why a client, a grant or a token is no longer good. One table: the name on every face and what
+    /// its bearer is told.
+    Over:
 
-        impl Over {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name on every face.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What its bearer is told; [`crate::words`] has it in other languages.
-            #[must_use]
-            pub fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-        }
-    };
-}
-
-over! {
     /// All of its class were ended at once.
     Epoch "epoch" "All sessions from before were ended; log in again";
     /// Its time has passed.

@@ -220,6 +220,12 @@ pub struct End {
 }
 
 impl End {
+    /// What remains of a session that ends like this.
+    pub(crate) fn record(&self, at: Millis) -> EndRecord {
+        let Self { reason, level, .. } = *self;
+        EndRecord { at, reason, level, by: self.actor.clone(), text: self.text.clone() }
+    }
+
     /// An end by the server's own rules.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
@@ -332,13 +338,7 @@ impl Server {
     pub(crate) fn see_off(self: &Arc<Self>, session: &Arc<Session>, end: End) {
         // Before its connection can see that it is over: what came in later would be lost.
         session.mailbox.close();
-        let record = Arc::new(EndRecord {
-            at: self.clock.now(),
-            reason: end.reason,
-            level: end.level,
-            by: end.actor.clone(),
-            text: end.text.clone(),
-        });
+        let record = Arc::new(end.record(self.clock.now()));
         // Known together with the record: whoever sees that it is over waits for these as well.
         let leftover = session.mailbox.leftover();
         let rerouting = (!leftover.is_empty()).then(|| watch::channel(()));

@@ -19,7 +19,6 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use wire::{Agent, Frame, Jid, Kind, Mechanism, TokenId};
@@ -119,10 +118,6 @@ struct Whose {
     noted: Option<u64>,
 }
 
-fn key(session: &Session) -> Bytes {
-    Bytes::copy_from_slice(&session.id.0.to_be_bytes())
-}
-
 impl Server {
     /// Writes down every session that can be resumed; nobody goes on with one any more, and whoever
     /// has one is cut off without an error, so that its client comes back to resume it. Only for a
@@ -171,7 +166,7 @@ impl Server {
         let (mut batch, mut count) = (Batch::new(), 0);
         for session in page {
             if let Some(row) = self.asleep(session, now).await? {
-                batch = batch.put(&HIBERNATING, SERVER, key(session), row);
+                batch = batch.put(&HIBERNATING, SERVER, session.id.key(), row);
                 count += 1;
             }
         }
@@ -474,7 +469,7 @@ impl Server {
             resumable.put_stored();
             return Ok(());
         }
-        let batch = Batch::new().delete(&HIBERNATING, SERVER, key(session));
+        let batch = Batch::new().delete(&HIBERNATING, SERVER, session.id.key());
         // What it had waiting is to survive this server as it has survived the one before.
         let (batch, before) = match session.alive() {
             true => self.write_down_all(batch, session),

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use bytes::Bytes;
+
 use crate::{clock::Millis, random};
 
 /// The internal id of an account. Rights and rows hang on it, never on the account's name: an
@@ -47,6 +49,11 @@ impl SessionId {
     #[must_use]
     pub fn random() -> Self {
         Self(u128::from_be_bytes(random::bytes()))
+    }
+
+    /// The key of its rows.
+    pub(crate) fn key(self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_be_bytes())
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     clock::Millis,
     hooks::Delivery,
     id::{AccountId, SessionId},
+    mailbox,
     store::{Batch, Range, SERVER, StoreError, Table},
 };
 
@@ -147,6 +148,25 @@ impl std::fmt::Debug for Flight {
     }
 }
 
+impl Inner {
+    /// Takes what a session has, by its counts, from what is left for its account; gives the keys.
+    fn strike_left(
+        &mut self,
+        account: AccountId,
+        session: SessionId,
+        has: impl Fn(u32) -> bool,
+    ) -> Vec<Bytes> {
+        let Some(left) = self.left.get_mut(&account) else { return Vec::new() };
+        let here =
+            |left: &mut Left| left.to.iter().any(|(id, count)| *id == session && has(*count));
+        let struck = left.extract_if(.., here).map(|left| left.key).collect();
+        if left.is_empty() {
+            self.left.remove(&account);
+        }
+        struck
+    }
+}
+
 impl Journal {
     fn strike(&self, key: &Bytes) {
         let mut inner = self.inner.lock();
@@ -172,14 +192,10 @@ impl Journal {
         }
         let keep = inner.done_points.len().saturating_sub(PAGE);
         for session in inner.done_points.split_off(keep) {
-            batch = batch.delete(&POINTS, SERVER, point_key(session));
+            batch = batch.delete(&POINTS, SERVER, session.key());
         }
         batch
     }
-}
-
-fn point_key(session: SessionId) -> Bytes {
-    Bytes::copy_from_slice(&session.0.to_be_bytes())
 }
 
 fn key(account: AccountId, stamp: u64) -> Bytes {
@@ -241,7 +257,7 @@ impl Server {
         };
         self.journal.inner.lock().points.insert(session.id);
         let point = Point { account: me.account, handled: counts.handled, at: self.clock.now() };
-        batch.put(&POINTS, SERVER, point_key(session.id), encode(&point))
+        batch.put(&POINTS, SERVER, session.id.key(), encode(&point))
     }
 
     /// Rows for what a session has not acknowledged that goes on after a restart: its own row goes with
@@ -373,27 +389,16 @@ impl Server {
         session: SessionId,
         h: u32,
     ) -> Result<Option<u32>, StoreError> {
-        let mut batch = Batch::new();
-        {
-            let mut inner = self.journal.inner.lock();
-            if let Some(left) = inner.left.get_mut(&account) {
-                left.retain(|left| {
-                    let has = left.to.iter().any(|(id, count)| {
-                        // Less than half the range ahead, as with all of these counts. Without one
-                        // it came before the session counted, and is covered by none.
-                        *id == session && *count != 0 && h.wrapping_sub(*count) < u32::MAX / 2
-                    });
-                    if has {
-                        batch = mem::take(&mut batch).delete(&IN_FLIGHT, SERVER, left.key.clone());
-                    }
-                    !has
-                });
-            }
-        }
+        // Without a count it came before the session counted, and is covered by none.
+        let has = |count: u32| count != 0 && mailbox::has_reached(h, count);
+        let struck = self.journal.inner.lock().strike_left(account, session, has);
+        let batch = struck
+            .into_iter()
+            .fold(Batch::new(), |batch, key| batch.delete(&IN_FLIGHT, SERVER, key));
         if !batch.ops.is_empty() {
             self.store.commit(batch).await?;
         }
-        let row = self.store.get(&POINTS, SERVER, &point_key(session)).await?;
+        let row = self.store.get(&POINTS, SERVER, &session.key()).await?;
         let point = row.and_then(|row| serde_json::from_slice::<Point>(&row).ok());
         Ok(point.filter(|point| point.account == account).map(|point| point.handled))
     }
@@ -402,21 +407,9 @@ impl Server {
     /// of what a server that died has left, that is on its way already.
     pub(crate) fn has_back(&self, account: AccountId, session: SessionId, last: u32) {
         let mut inner = self.journal.inner.lock();
-        let Inner { left, done, .. } = &mut *inner;
-        let Some(all) = left.get_mut(&account) else { return };
-        all.retain(|left| {
-            let has = left
-                .to
-                .iter()
-                .any(|(id, count)| *id == session && last.wrapping_sub(*count) < u32::MAX / 2);
-            if has {
-                done.push(left.key.clone());
-            }
-            !has
-        });
-        if all.is_empty() {
-            left.remove(&account);
-        }
+        let has = |count| mailbox::has_reached(last, count);
+        let struck = inner.strike_left(account, session, has);
+        inner.done.extend(struck);
     }
 
     /// What a server that died has left for an account, oldest first; given out once. It is the

@@ -141,6 +141,17 @@ pub struct TooHigh {
     pub sent: u32,
 }
 
+/// Whether a count, all of which wrap, is at another one or ahead of it: by less than half the range,
+/// which no difference between two of them ever comes near.
+pub(crate) fn has_reached(count: u32, other: u32) -> bool {
+    count.wrapping_sub(other) < u32::MAX / 2
+}
+
+/// So many as a count.
+fn many(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
 /// So many presences alone are worth asking about.
 const PRESENCES: usize = 20;
 
@@ -151,8 +162,16 @@ impl Managed {
         if count <= self.sent.len() {
             return Ok(count);
         }
-        let sent = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
-        Err(TooHigh { h, sent: self.acked.wrapping_add(sent) })
+        Err(TooHigh { h, sent: self.sent() })
+    }
+
+    /// Stanzas that the client was sent.
+    fn sent(&self) -> u32 {
+        self.acked.wrapping_add(many(self.sent.len()))
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { acked: self.acked, handled: self.handled }
     }
 
     /// Whether what is unacknowledged is worth a question.
@@ -165,6 +184,21 @@ impl Managed {
         let count = self.covered(h)?;
         self.acked = h;
         Ok(self.sent.drain(..count).map(|parcel| parcel.arrived()).sum())
+    }
+}
+
+impl Inner {
+    /// How many parcels the client has, of those that were taken so far: it has acknowledged them, if
+    /// the stream is managed.
+    fn arrived(&self) -> u32 {
+        let open = self.managed.as_ref().map_or(0, |managed| managed.sent.len());
+        self.taken.wrapping_sub(many(open))
+    }
+
+    /// Takes the stream away from whatever connection has it; gives whom to wake, so that it sees that.
+    fn displace(&mut self) -> Option<Waker> {
+        self.holder = Holder(self.holder.0.wrapping_add(1));
+        self.waker.take()
     }
 }
 
@@ -186,11 +220,9 @@ impl Mailbox {
             }
             inner.bytes = bytes;
             inner.queue.push_back(parcel);
-            let waiting = u32::try_from(inner.queue.len()).unwrap_or(u32::MAX);
-            let count = inner.managed.as_ref().map_or(0, |managed| {
-                let sent = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
-                managed.acked.wrapping_add(sent).wrapping_add(waiting)
-            });
+            let waiting = many(inner.queue.len());
+            let counted = inner.managed.as_ref();
+            let count = counted.map_or(0, |managed| managed.sent().wrapping_add(waiting));
             (inner.waker.take(), count)
         };
         // Woken outside the lock: the woken task takes the lock first thing.
@@ -267,7 +299,7 @@ impl Mailbox {
         let sent: VecDeque<Parcel> = sent.into_iter().collect();
         inner.queue.extend(waiting);
         inner.bytes = sent.iter().chain(&inner.queue).map(Parcel::size).sum();
-        inner.taken = u32::try_from(sent.len()).unwrap_or(0);
+        inner.taken = many(sent.len());
         let Counts { acked, handled } = counts;
         inner.managed = Some(Box::new(Managed { sent, acked, handled, asked: None }));
     }
@@ -288,8 +320,7 @@ impl Mailbox {
     #[must_use]
     pub fn counts(&self) -> Option<Counts> {
         let inner = self.inner.lock();
-        let managed = inner.managed.as_ref()?;
-        Some(Counts { acked: managed.acked, handled: managed.handled })
+        inner.managed.as_ref().map(|managed| managed.counts())
     }
 
     /// The client has handled `h` stanzas, it says over this connection. Whatever it has been asked,
@@ -305,16 +336,14 @@ impl Mailbox {
         }
         let Some(managed) = &mut inner.managed else { return Err(TooHigh { h, sent: 0 }) };
         inner.bytes -= managed.ack(h)?;
-        let open = u32::try_from(managed.sent.len()).unwrap_or(u32::MAX);
-        let behind = inner.taken.wrapping_sub(open);
-        // Less than half the range behind: see `passed`.
-        let covered = |asked: u32| behind.wrapping_sub(asked) < u32::MAX / 2;
-        let again = managed.asked.take().is_some_and(covered) && managed.is_worth_asking();
-        if again {
-            managed.asked = Some(inner.taken);
-        }
         if managed.sent.is_empty() {
             managed.sent = VecDeque::new();
+        }
+        let answered = managed.asked.take();
+        let worth = managed.is_worth_asking();
+        let again = worth && answered.is_some_and(|asked| has_reached(inner.arrived(), asked));
+        if let Some(managed) = inner.managed.as_mut().filter(|_| again) {
+            managed.asked = Some(inner.taken);
         }
         Ok(if again { Acked::AskAgain } else { Acked::Noted })
     }
@@ -336,13 +365,12 @@ impl Mailbox {
             };
             inner.bytes -= managed.ack(h).map_err(Unclaimed::TooHigh)?;
             let again = std::mem::take(&mut managed.sent);
-            inner.taken = inner.taken.wrapping_sub(u32::try_from(again.len()).unwrap_or(0));
+            inner.taken = inner.taken.wrapping_sub(many(again.len()));
             managed.asked = None;
-            let counts = Counts { acked: managed.acked, handled: managed.handled };
+            let counts = managed.counts();
             let waiting = std::mem::replace(&mut inner.queue, again);
             inner.queue.extend(waiting);
-            inner.holder = Holder(inner.holder.0.wrapping_add(1));
-            (inner.waker.take(), (inner.holder, counts))
+            (inner.displace(), (inner.holder, counts))
         };
         // Whoever had it sees that it is displaced.
         if let Some(waker) = waker {
@@ -356,8 +384,7 @@ impl Mailbox {
     pub fn suspend(&self) -> Holder {
         let (waker, holder) = {
             let mut inner = self.inner.lock();
-            inner.holder = Holder(inner.holder.0.wrapping_add(1));
-            (inner.waker.take(), inner.holder)
+            (inner.displace(), inner.holder)
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -412,7 +439,7 @@ impl Mailbox {
         let inner = self.inner.lock();
         let managed = inner.managed.as_ref()?;
         Some(Snapshot {
-            counts: Counts { acked: managed.acked, handled: managed.handled },
+            counts: managed.counts(),
             sent: managed.sent.iter().cloned().collect(),
             waiting: inner.queue.iter().cloned().collect(),
         })
@@ -434,24 +461,20 @@ impl Mailbox {
     #[must_use]
     pub fn mark(&self) -> Mark {
         let inner = self.inner.lock();
-        Mark(inner.taken.wrapping_add(u32::try_from(inner.queue.len()).unwrap_or(u32::MAX)))
+        Mark(inner.taken.wrapping_add(many(inner.queue.len())))
     }
 
     /// Whether the connection has taken everything that waited when `mark` was made.
     #[must_use]
     pub fn passed(&self, mark: Mark) -> bool {
-        // Less than half the range behind: the difference is never as large as that.
-        self.inner.lock().taken.wrapping_sub(mark.0) < u32::MAX / 2
+        has_reached(self.inner.lock().taken, mark.0)
     }
 
     /// Whether all that waited when `mark` was made is the client's: acknowledged, if the stream is
     /// managed, else taken.
     #[must_use]
     pub fn handed_over(&self, mark: Mark) -> bool {
-        let inner = self.inner.lock();
-        let open = inner.managed.as_ref().map_or(0, |managed| managed.sent.len());
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
-        inner.taken.wrapping_sub(open).wrapping_sub(mark.0) < u32::MAX / 2
+        has_reached(self.inner.lock().arrived(), mark.0)
     }
 
     /// Bytes that wait or are not acknowledged.

@@ -17,34 +17,10 @@ use crate::{
     words,
 };
 
-macro_rules! notices {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $text:literal;)*) => {
-        /// What the owner of an account is told. One table: the name for machines and the words.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Notice {
-            $($(#[$doc])* $variant,)*
-        }
+words::spoken! {
+    /// What the owner of an account is told. One table: the name for machines and the words.
+    Notice:
 
-        impl Notice {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name for machines.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// The words; [`crate::words`] has them in other languages.
-            #[must_use]
-            pub fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-        }
-    };
-}
-
-notices! {
     /// The owner has changed the password.
     PasswordChanged "password-changed" "The password of this account was changed";
     /// An administrator has set another password.

@@ -37,11 +37,11 @@ use crate::{
     Server, Session,
     client::Client,
     clock::Millis,
-    end::{self, End, EndRecord, Reason},
+    end::{self, End, Reason},
     events::Change,
     hooks::Moment,
     id::SessionId,
-    mailbox::{Acked, Holder, TooHigh, Unclaimed},
+    mailbox::{Acked, Counts, Holder, TooHigh, Unclaimed},
     registry::Parted,
     session::Identity,
 };
@@ -355,39 +355,7 @@ impl Server {
         if self.stopping() {
             return Err(Condition::ResourceConstraint.into());
         }
-        let (holder, counts) = match old.mailbox.claim(resume.h) {
-            Ok(claimed) => claimed,
-            Err(Unclaimed::Closed) => return Err(self.no_more(id, resume.h, &me).await),
-            Err(Unclaimed::TooHigh(TooHigh { h, sent })) => {
-                self.end(session, End::protocol(sm::too_high(h, sent)));
-                return Err(unknown());
-            }
-        };
-        // Until it is entered nobody has it: should this be called off, it hibernates.
-        match self.registry.set_hibernating(&old, holder, self.clock.now()) {
-            Parted::Hibernating => self.rearm(&old),
-            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
-            Parted::Claimed => return Err(unknown()),
-            Parted::Ended => {
-                self.settle_claimed(&old);
-                return Err(self.no_more(id, resume.h, &me).await);
-            }
-        }
-        let held = self.quiet_for(&old, holder).await;
-        if old.mailbox.holder() != holder {
-            return Err(unknown());
-        }
-        let Some(held) = held else {
-            tracing::error!(event = "resumption-stuck", session = %old.id);
-            return Err(Condition::InternalServerError.into());
-        };
-        self.forget_hibernated(&old).await.map_err(|error| {
-            tracing::error!(event = "resumption-storage-failed", %error);
-            Failed::from(Condition::InternalServerError)
-        })?;
-        if old.mailbox.holder() != holder {
-            return Err(unknown());
-        }
+        let (lease, counts) = self.take_stream(session, &old, id, resume.h, &me).await?;
         self.close_login(&old);
         let mut identity = me.continuing(&was);
         if proof && self.config.sessions.reauth_renews {
@@ -396,7 +364,7 @@ impl Server {
         if let Some(client) = &client {
             self.bound_by_client(&identity, client);
         }
-        if !self.registry.resume(&old, holder, session, identity) {
+        if !self.registry.resume(&old, lease.holder, session, identity) {
             if old.alive() {
                 return Err(unknown());
             }
@@ -419,7 +387,60 @@ impl Server {
         );
         let jid = old.full().cloned().ok_or_else(unknown)?;
         let resumed = Resumed { jid, h: counts.handled };
-        Ok(Continued { session: old, lease: Lease { holder, _held: held }, resumed })
+        Ok(Continued { session: old, lease, resumed })
+    }
+
+    /// Takes a stream away from whatever connection has it, once the stanza that this one is at is seen
+    /// through. What has been done so far for whoever resumes it can still be called off: it hibernates.
+    async fn take_stream(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        old: &Arc<Session>,
+        id: SessionId,
+        h: u32,
+        me: &Identity,
+    ) -> Result<(Lease, Counts), Failed> {
+        let unknown = || Failed::from(Condition::ItemNotFound);
+        let (holder, counts) = match old.mailbox.claim(h) {
+            Ok(claimed) => claimed,
+            Err(Unclaimed::Closed) => return Err(self.no_more(id, h, me).await),
+            Err(Unclaimed::TooHigh(TooHigh { h, sent })) => {
+                self.end(session, End::protocol(sm::too_high(h, sent)));
+                return Err(unknown());
+            }
+        };
+        // Until it is entered nobody has it: should this be called off, it hibernates.
+        match self.registry.set_hibernating(old, holder, self.clock.now()) {
+            Parted::Hibernating => self.rearm(old),
+            // Somebody else has claimed it meanwhile, with the same id and account: the later one wins.
+            Parted::Claimed => return Err(unknown()),
+            Parted::Ended => {
+                self.settle_claimed(old);
+                return Err(self.no_more(id, h, me).await);
+            }
+        }
+        let held = self.quiet_for(old, holder).await;
+        if old.mailbox.holder() != holder {
+            return Err(unknown());
+        }
+        let Some(held) = held else {
+            tracing::error!(event = "resumption-stuck", session = %old.id);
+            return Err(Condition::InternalServerError.into());
+        };
+        self.forget_hibernated(old).await.map_err(|error| {
+            tracing::error!(event = "resumption-storage-failed", %error);
+            Failed::from(Condition::InternalServerError)
+        })?;
+        if old.mailbox.holder() != holder {
+            return Err(unknown());
+        }
+        Ok((Lease { holder, _held: held }, counts))
+    }
+
+    /// Waits until the stanza that a session's connection is at is seen through, a bounded time.
+    pub(crate) async fn quiet(&self, session: &Session) -> Option<OwnedMutexGuard<()>> {
+        let lease = session.resumable()?.lease.clone();
+        tokio::time::timeout(PATIENCE, lease.lock_owned()).await.ok()
     }
 
     /// The same for the connection that has claimed it, as long as no other one does: one that came later
@@ -434,12 +455,6 @@ impl Server {
             }
         }
         None
-    }
-
-    /// Waits until the stanza that a session's connection is at is seen through, a bounded time.
-    pub(crate) async fn quiet(&self, session: &Session) -> Option<OwnedMutexGuard<()>> {
-        let lease = session.resumable()?.lease.clone();
-        tokio::time::timeout(PATIENCE, lease.lock_owned()).await.ok()
     }
 
     /// Whether the one who has logged in may go on with what the other one was: the same client, as far
@@ -512,11 +527,7 @@ impl Server {
 
     /// The login that a session is from is over: another one goes on with it.
     fn close_login(self: &Arc<Self>, session: &Arc<Session>) {
-        let now = self.clock.now();
-        let end = End::peer(Reason::Resumed);
-        let record =
-            EndRecord { at: now, reason: end.reason, level: end.level, by: end.actor, text: None };
-        self.note_end(session, &record);
+        self.note_end(session, &End::peer(Reason::Resumed).record(self.clock.now()));
     }
 
     /// A session that has become part of another one is gone, without a word to anybody.
@@ -524,14 +535,7 @@ impl Server {
         self.unauthed.left(session);
         self.registry.forget(session);
         session.mailbox.close();
-        let end = End::peer(Reason::Resumed);
-        let record = Arc::new(EndRecord {
-            at: self.clock.now(),
-            reason: end.reason,
-            level: end.level,
-            by: end.actor,
-            text: None,
-        });
+        let record = Arc::new(End::peer(Reason::Resumed).record(self.clock.now()));
         let mut cold = session.cold.lock();
         let ending = cold.ending();
         ending.record = Some(record.clone());

@@ -2,6 +2,38 @@
 //! in its own table; a peer is told in the language of its stream (RFC 6120 section 4.7.4) if it is
 //! here, and in English if not. Machines go by the reason, which is the same in every language.
 
+/// An enum whose variants have a name for machines and words for people: one table for both.
+macro_rules! spoken {
+    (
+        $(#[$about:meta])* $Enum:ident:
+        $($(#[$doc:meta])* $variant:ident $name:literal $text:literal;)*
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $Enum {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $Enum {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name on every face.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The words; [`crate::words`] has them in other languages.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+pub(crate) use spoken;
+
 /// English to German.
 const GERMAN: &[(&str, &str)] = &[
     (

@@ -10,6 +10,7 @@ use super::{
     Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind,
     caller::lacks,
     network, row,
+    session::LIMIT,
     user::{sessions_ended, unknown},
 };
 use crate::{
@@ -54,12 +55,7 @@ pub const COMMANDS: &[Command] = &[
                 form: Form::Flag,
                 kind: ValueKind::Text,
             },
-            Arg {
-                name: "limit",
-                about: "No more than so many",
-                form: Form::Option,
-                kind: ValueKind::Number,
-            },
+            LIMIT,
             Arg {
                 name: "after",
                 about: "Only those with a number above this",

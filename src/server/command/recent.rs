@@ -5,8 +5,10 @@ use serde_json::{Map, Value};
 use wire::Jid;
 
 use super::{
-    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, pattern::Pattern, row,
-    session::plural,
+    Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind,
+    pattern::Pattern,
+    row,
+    session::{LIMIT, columns, plural},
 };
 use crate::{
     end::Reason,
@@ -72,18 +74,8 @@ pub const COMMANDS: &[Command] = &[Command {
             form: Form::Option,
             kind: ValueKind::Address,
         },
-        Arg {
-            name: "limit",
-            about: "No more than so many",
-            form: Form::Option,
-            kind: ValueKind::Number,
-        },
-        Arg {
-            name: "columns",
-            about: "These columns, in this order, instead of the usual ones; in JSON too",
-            form: Form::Option,
-            kind: ValueKind::Columns(FIELDS),
-        },
+        LIMIT,
+        columns(FIELDS),
     ],
     mutates: false,
     right: Right::List,

@@ -92,6 +92,23 @@ pub(super) const HIBERNATING: Arg = Arg {
     kind: ValueKind::Text,
 };
 
+pub(super) const LIMIT: Arg = Arg {
+    name: "limit",
+    about: "No more than so many",
+    form: Form::Option,
+    kind: ValueKind::Number,
+};
+
+/// A choice of the columns of a list that has these.
+pub(super) const fn columns(fields: &'static [&'static str]) -> Arg {
+    Arg {
+        name: "columns",
+        about: "These columns, in this order, instead of the usual ones; in JSON too",
+        form: Form::Option,
+        kind: ValueKind::Columns(fields),
+    }
+}
+
 /// The commands.
 pub const COMMANDS: &[Command] = &[
     Command {
@@ -113,24 +130,14 @@ pub const COMMANDS: &[Command] = &[
             },
             STAGE,
             HIBERNATING,
-            Arg {
-                name: "limit",
-                about: "No more than so many",
-                form: Form::Option,
-                kind: ValueKind::Number,
-            },
+            LIMIT,
             Arg {
                 name: "after",
                 about: "Only those behind this session id",
                 form: Form::Option,
                 kind: ValueKind::Session,
             },
-            Arg {
-                name: "columns",
-                about: "These columns, in this order, instead of the usual ones; in JSON too",
-                form: Form::Option,
-                kind: ValueKind::Columns(FIELDS),
-            },
+            columns(FIELDS),
         ],
         mutates: false,
         right: Right::List,
