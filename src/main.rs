@@ -20,7 +20,7 @@ use std::{
 
 use admin::{Next, socket::Socket};
 use anyhow::{Context, anyhow, bail};
-use net::{Door, Inherited, Listener, Tls, inherited::Kept, tls};
+use net::{Door, Inherited, Listener, Tls, http::Http, inherited::Kept, tls};
 use server::{
     Server,
     clock::Clock,
@@ -32,6 +32,7 @@ use server::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tracing_subscriber::EnvFilter;
@@ -162,10 +163,21 @@ async fn live_on(
 
     let mut sockets = Vec::new();
     let mut doors = JoinSet::new();
+    let (last_request, requests_end) = watch::channel(false);
+    let router = admin::http::router(&server, requests_end.clone());
+    let http = Http::new(server.clone(), certificate.clone(), router);
+    let mut requests = JoinSet::new();
     for listener in listeners {
         announce(&listener);
         sockets.push(listener.keep().context("keeping a listening socket")?);
-        doors.spawn(listener.run(server.clone(), certificate.clone()));
+        match listener.door() {
+            Door::C2s | Door::C2sTls => {
+                doors.spawn(listener.run(server.clone(), certificate.clone()));
+            }
+            Door::Http | Door::Https => {
+                requests.spawn(http.clone().serve(listener, requests_end.clone()));
+            }
+        }
     }
     let new = image.clone();
     server.stop.can_restart(move || new.check());
@@ -209,7 +221,9 @@ async fn live_on(
     }
     // The one who asked for the stop hears how it went; then nobody writes any more.
     drop(drained);
+    let _ = last_request.send(true);
     let _ = administration.await;
+    requests.join_all().await;
     Ok(match wish {
         Wish::MoveTo(..) | Wish::Stop => Left::Stopped,
         Wish::Restart => Left::Restarting(sockets),
@@ -261,7 +275,13 @@ fn identity(config: &Config) -> anyhow::Result<tls::Identity> {
 
 fn listen(config: &Config, inherited: Inherited) -> anyhow::Result<Vec<Listener>> {
     let mut wanted = Vec::new();
-    let doors = [(Door::C2s, &config.listen.c2s), (Door::C2sTls, &config.listen.c2s_tls)];
+    let listen = &config.listen;
+    let doors = [
+        (Door::C2s, &listen.c2s),
+        (Door::C2sTls, &listen.c2s_tls),
+        (Door::Http, &listen.http),
+        (Door::Https, &listen.https),
+    ];
     for (door, addresses) in doors {
         for address in addresses {
             let address: SocketAddr =
@@ -276,6 +296,8 @@ fn announce(listener: &Listener) {
     let what = match listener.door() {
         Door::C2s => "clients, STARTTLS",
         Door::C2sTls => "clients, direct TLS",
+        Door::Http => "HTTP",
+        Door::Https => "HTTP, TLS",
     };
     if let Some(address) = listener.address() {
         say(&format!("listening on {address} ({what})"));

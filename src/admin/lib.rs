@@ -20,6 +20,7 @@ mod complete;
 pub mod console;
 pub mod docs;
 mod history;
+pub mod http;
 pub mod render;
 mod run;
 mod secret;

@@ -6,12 +6,14 @@
 //!                     (proxy)    │  read ► scanner ► Stream::step ► effects
 //!                                │  waiting: one question to the server at a time; pauses reading
 //!                                └─ mailbox ► outbox ► vectored write
+//! Listener ──accept──► Http ──► hyper ──► whatever service the binary gives it
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod conn;
 mod entry;
+pub mod http;
 pub mod inherited;
 mod keepalive;
 mod listener;

@@ -10,7 +10,7 @@ use std::{
 
 use server::Server;
 use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{entry::Entry, inherited::Kept, tls::Tls};
 
@@ -24,6 +24,10 @@ pub enum Door {
     C2s,
     /// Clients that start with TLS.
     C2sTls,
+    /// HTTP in the clear.
+    Http,
+    /// HTTP with TLS.
+    Https,
 }
 
 impl Door {
@@ -33,6 +37,8 @@ impl Door {
         match self {
             Self::C2s => "c2s",
             Self::C2sTls => "c2s_tls",
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -65,8 +71,8 @@ pub enum ListenError {
     /// A socket was passed on to the server that nothing is configured for.
     #[error(
         "a socket for {address} was passed on to the server, but it is not configured to listen \
-         there; hint: add the address to `listen.c2s` or `listen.c2s_tls`, or take it out of the \
-         socket unit"
+         there; hint: add the address to the door in `[listen]` that it is for, or take it out of \
+         the socket unit"
     )]
     NotWanted {
         /// Where the socket listens.
@@ -142,13 +148,21 @@ impl Listener {
         self.door
     }
 
-    /// Takes in connections until the task is dropped.
+    /// Takes in chat clients until the task is dropped.
     pub async fn run(self, server: Arc<Server>, tls: Arc<Tls>) {
         let entry = Arc::new(Entry::new(self.door, server, tls));
         loop {
             entry.room().await;
+            let (tcp, peer) = self.accept().await;
+            entry.take(tcp, peer);
+        }
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
             match self.socket.accept().await {
-                Ok((tcp, peer)) => entry.take(tcp, peer),
+                Ok(accepted) => return accepted,
                 Err(error) => {
                     // Out of descriptors or memory: those who wait are not lost, and others leave.
                     tracing::warn!(event = "accept-failed", %error);

@@ -2,7 +2,7 @@
 //! running (RFC 7590, XEP-0368), and what an authentication can bind to (RFC 5929, RFC 9266).
 //!
 //! ```text
-//!   load | self_signed ──► Identity ──► Tls ──► Served: two ServerConfigs, end point, fingerprint
+//!   load | self_signed ──► Identity ──► Tls ──► Served: three ServerConfigs, end point, fingerprint
 //! ```
 //!
 //! A connection keeps the [`Served`] it was accepted with: after a replacement its channel binding
@@ -27,6 +27,8 @@ pub use self_signed::self_signed;
 
 /// The protocol of a direct TLS port (XEP-0368).
 const ALPN: &[u8] = b"xmpp-client";
+/// The protocol of the HTTPS port (RFC 7301).
+const HTTP: &[u8] = b"http/1.1";
 
 /// The TLS side of the listeners. Accepting takes a reference; replacing the certificate disturbs
 /// no connection.
@@ -67,6 +69,11 @@ impl Tls {
         self.0.read().direct_config()
     }
 
+    /// For the HTTPS port, as of now.
+    pub fn https_config(&self) -> Arc<ServerConfig> {
+        self.0.read().https.clone()
+    }
+
     /// [`Served::end_point`] of now.
     pub fn end_point(&self) -> Option<Vec<u8>> {
         self.0.read().end_point.clone()
@@ -82,6 +89,7 @@ impl Tls {
 pub struct Served {
     starttls: Arc<ServerConfig>,
     direct: Arc<ServerConfig>,
+    https: Arc<ServerConfig>,
     end_point: Option<Vec<u8>>,
     fingerprint: String,
 }
@@ -112,7 +120,15 @@ impl Served {
 
         let mut direct = config.clone();
         direct.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Served { starttls: Arc::new(config), direct: Arc::new(direct), end_point, fingerprint })
+        let mut https = config.clone();
+        https.alpn_protocols = vec![HTTP.to_vec()];
+        Ok(Served {
+            starttls: Arc::new(config),
+            direct: Arc::new(direct),
+            https: Arc::new(https),
+            end_point,
+            fingerprint,
+        })
     }
 
     /// For a stream that negotiated STARTTLS. ALPN is ignored there.

@@ -349,6 +349,7 @@ impl Server {
             ending.farewell = end.farewell();
             ending.rerouting = rerouting.as_ref().map(|(_, receiver)| receiver.clone());
         }
+        self.metrics.ended(record.reason);
         self.note_end(session, &record);
         let ended = Ended { server: self.clone(), session: session.clone(), record };
         if let Some(told) = self.hooks.ended.tell(&ended) {

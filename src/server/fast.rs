@@ -390,6 +390,7 @@ impl Plan<'_> {
             used: None,
             role: self.most.min(grant.role),
             purpose: FAST.into(),
+            scopes: None,
             resource: came_with_resource(grant, parent, self.me),
             epoch: grant.epoch.current,
             next: None,

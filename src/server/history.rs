@@ -315,6 +315,7 @@ impl Server {
         mechanism: Option<Mechanism>,
         reason: &'static str,
     ) {
+        self.metrics.login_refused(mechanism, reason);
         if !self.notes_logins_of(user) {
             return;
         }

@@ -14,6 +14,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod bearer;
 pub mod budget;
 pub mod change;
 pub mod client;
@@ -42,6 +43,7 @@ pub mod login;
 pub mod mailbox;
 #[cfg(all(test, feature = "shuttle"))]
 mod mailbox_shuttle;
+pub mod metrics;
 pub mod notice;
 pub mod pace;
 mod parcel;
@@ -133,6 +135,8 @@ pub struct Server {
     pub(crate) stopping: AtomicBool,
     /// Messages on their way, on disk.
     pub journal: Arc<journal::Journal>,
+    /// What is counted.
+    pub metrics: metrics::Metrics,
     /// Long work under way.
     pub jobs: job::Jobs,
     /// New connections, by address.
@@ -227,6 +231,8 @@ impl Server {
                 config: &config,
             });
         }
+        let metrics = metrics::Metrics::default();
+        let store = metrics.timed(store);
         let started = clock.now();
         let throttle = throttle::Throttle::new(&config.auth);
         let logins = Arc::new(gate::Gate::new(config.limits.logins_at_once));
@@ -257,6 +263,7 @@ impl Server {
             shared_policies: parking_lot::Mutex::default(),
             stopping: AtomicBool::new(false),
             journal: Arc::default(),
+            metrics,
             jobs: job::Jobs::default(),
             connects,
             logins,

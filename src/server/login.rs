@@ -8,7 +8,7 @@
 //! comes first, nobody is left with a session that a change has outlawed.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -39,7 +39,7 @@ use crate::{
     store::StoreError,
     task::NotBound,
     unauthed::Admission,
-    vault::{Found, TokenDenied},
+    vault::{Found, LOGIN, TokenDenied},
 };
 
 /// Letters of a resource that the server makes for an installation: 60 bits.
@@ -318,16 +318,17 @@ impl Server {
         if user.is_some_and(|user| *user != token.owner) || !self.is_local(token.owner.domain()) {
             return Err(unknown());
         }
-        let (found, account, _) = self.verify_token(&token).await.map_err(|why| match why {
-            TokenDenied::Blocked(until) => refused(Refused::Blocked(until)),
-            TokenDenied::Unknown => unknown(),
-            TokenDenied::Disabled => disabled(),
-            TokenDenied::Over(tombstone) => over(&tombstone),
-            TokenDenied::Purpose => {
-                said(SaslFailure::NotAuthorized, "This token is not for logging in")
-            }
-            TokenDenied::Store(error) => store_failed(&error),
-        })?;
+        let (found, account, _) =
+            self.verify_token(&token, Some(LOGIN)).await.map_err(|why| match why {
+                TokenDenied::Blocked(until) => refused(Refused::Blocked(until)),
+                TokenDenied::Unknown => unknown(),
+                TokenDenied::Disabled => disabled(),
+                TokenDenied::Over(tombstone) => over(&tombstone),
+                TokenDenied::Purpose => {
+                    said(SaslFailure::NotAuthorized, "This token is not for logging in")
+                }
+                TokenDenied::Store(error) => store_failed(&error),
+            })?;
         Ok(Candidate::with_token(epoch, token.owner, account, found))
     }
 
@@ -402,6 +403,7 @@ impl Server {
             self.note_use(found, Some((session.address(), mechanism)));
         }
         session.touch(now);
+        self.metrics.logged_in(mechanism);
         self.note_login(session, nolog);
         self.events.publish(session, Change::LoggedIn);
         tracing::info!(
@@ -419,18 +421,24 @@ impl Server {
         if let Some(why) = client.refused(self.clock.now()) {
             return Err(refused(why));
         }
-        let address = session.address();
-        if client.bound_to.is_some_and(|network| !network.contains(&address)) {
+        if self.is_elsewhere(session.address(), client) {
+            return Err(SaslFailure::NotAuthorized.into());
+        }
+        Ok(())
+    }
+
+    /// Whether a client comes from outside of the network that it is bound to; that is noted.
+    pub(crate) fn is_elsewhere(&self, address: IpAddr, client: &Client) -> bool {
+        let elsewhere = client.bound_to.is_some_and(|network| !network.contains(&address));
+        if elsewhere {
             tracing::warn!(
                 event = "client-elsewhere",
-                session = %session.id,
                 jid = client.jid,
                 client = %client.id,
                 %address,
             );
-            return Err(SaslFailure::NotAuthorized.into());
         }
-        Ok(())
+        elsewhere
     }
 
     fn identity(

@@ -328,6 +328,19 @@ impl Server {
         session: &Arc<Session>,
         resume: &Resume,
     ) -> Result<Continued, Failed> {
+        let outcome = self.go_on(session, resume).await;
+        self.metrics.resumed(match &outcome {
+            Ok(_) => "resumed",
+            Err(failed) => failed.condition.as_str(),
+        });
+        outcome
+    }
+
+    async fn go_on(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        resume: &Resume,
+    ) -> Result<Continued, Failed> {
         let unknown = || Failed::from(Condition::ItemNotFound);
         let me = session.identity().filter(|_| session.full().is_none()).ok_or_else(unknown)?;
         let id = self.read_resumption_id(&resume.previd).ok_or_else(unknown)?;

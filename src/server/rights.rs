@@ -25,6 +25,8 @@ macro_rules! rights {
         impl Right {
             /// All rights.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Their names, in the same order.
+            pub const NAMES: &'static [&'static str] = &[$($name,)*];
 
             /// The name in the configuration and on every face.
             #[must_use]

@@ -78,6 +78,7 @@ impl OldToken {
             used: self.last_used,
             role: self.role,
             purpose: self.purpose,
+            scopes: None,
             resource: self.resource,
             epoch: 0,
             fast: None,

@@ -28,12 +28,15 @@ use crate::{
     id::GrantId,
     notice::Notice,
     policy::Effective,
+    rights::Rights,
     session::Identity,
     store::StoreError,
 };
 
 /// The purpose of tokens that log in to the chat server.
 pub const LOGIN: &str = "login";
+/// The purpose of tokens that HTTP requests bear, within their scopes.
+pub const API: &str = "api";
 
 /// What lets a client back in without the password, and bounds all tokens that it owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +95,10 @@ pub struct TokenRecord {
     pub role: Role,
     /// What it is for; only `login` opens a session.
     pub purpose: String,
+    /// The commands that it is good for, by the right that they take, for what is its owner's own as
+    /// well; what the owner may not do is not among them. None: it knows no such bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Rights>,
     /// The one resource it may bind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
@@ -291,13 +298,14 @@ impl Client {
 }
 
 impl Server {
-    /// Checks a token that somebody presents to log in.
+    /// Checks a token that somebody presents for this purpose; none: for whatever it is.
     ///
     /// # Errors
     /// [`TokenDenied`].
     pub async fn verify_token(
         self: &Arc<Self>,
         token: &Token,
+        purpose: Option<&str>,
     ) -> Result<(Found, Arc<Account>, InForce), TokenDenied> {
         let store = TokenDenied::Store;
         let account = self.account_at_login(token.owner.as_str()).await.map_err(store)?;
@@ -329,7 +337,7 @@ impl Server {
         if account.disabled {
             return Err(TokenDenied::Disabled);
         }
-        if record.purpose != LOGIN {
+        if purpose.is_some_and(|purpose| record.purpose != purpose) {
             return Err(TokenDenied::Purpose);
         }
         if record.key != self.keys.current().0 {

@@ -18,6 +18,8 @@ fn generated(file: &str, text: &str) {
 fn commands() {
     let commands: Vec<_> = server::command::table().collect();
     generated("reference/commands.md", &admin::docs::commands_markdown(&commands));
+    let openapi = serde_json::to_string_pretty(&admin::http::openapi::document());
+    generated("reference/openapi.json", &format!("{}\n", openapi.expect("can be written")));
     generated("reference/rights.md", &admin::docs::rights_markdown(&commands));
 }
 

@@ -7,12 +7,14 @@
 //!           rodauth, seeds
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
+//!  api: the HTTP face
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
 
 mod against_machine;
 mod against_server;
+mod api;
 mod audit;
 mod changes;
 mod churn;

@@ -136,6 +136,10 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
             let (record, _) = world.server.mint(target, mint(Role::Restricted)).await.expect("is");
             json!({ "token": record.token.id.to_string(), "reason": "test" })
         }
+        "token inspect" => {
+            let (_, token) = world.server.mint(target, mint(Role::Restricted)).await.expect("is");
+            json!({ "token": token.to_text().as_str() })
+        }
         "token rotate" => {
             let (record, _) = world.server.mint(target, mint(Role::Restricted)).await.expect("is");
             json!({ "token": record.token.id.to_string() })
@@ -161,6 +165,7 @@ fn by_id(name: &str) -> bool {
             | "client block"
             | "client unblock"
             | "grant revoke"
+            | "token inspect"
             | "token revoke"
             | "token rotate"
     )

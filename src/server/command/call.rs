@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
-use wire::Jid;
+use wire::{Jid, Secret};
 
 use super::{
     Command, CommandError, Done, Reply, Shape, ValueKind,
@@ -234,7 +234,10 @@ impl Call {
         role: Role,
         right: Right,
     ) -> Result<(), CommandError> {
-        let Some(me) = self.caller.account().filter(|me| me.id() != target) else { return Ok(()) };
+        let Some(me) = self.caller.account() else { return Ok(()) };
+        if me.id() == target {
+            return me.in_scope(right);
+        }
         if !self.may_see(Some(target)) {
             return Err(lacks(&self.server, me, self.command.right));
         }
@@ -350,27 +353,31 @@ impl Restraint {
 }
 
 impl Call {
-    /// What holds the caller back, if it calls from a session whose client is younger than
-    /// `clients.fresh`, or is not known yet. Who calls from no session is not held back.
+    /// What holds the caller back, if it calls from a session, or bears a token, whose client is younger
+    /// than `clients.fresh`, or is not known yet. Nobody else is held back.
     ///
     /// # Errors
     /// When storage fails.
     pub(super) async fn restraint(&self) -> Result<Option<Restraint>, CommandError> {
         let Some(fresh) = self.server.config.clients.fresh.get() else { return Ok(None) };
         let session = self.session();
-        let Some(me) = session.as_ref().and_then(|session| session.identity()) else {
-            return Ok(None);
+        let me = session.as_ref().and_then(|session| session.identity());
+        let Some(acting) = self.caller.account() else { return Ok(None) };
+        let (sid, came) = match (&me, acting.bearer()) {
+            (Some(me), _) => (me.client().map(|client| client.sid), me.since),
+            (None, Some(bearer)) => (Some(bearer.sid), self.server.clock.now()),
+            (None, None) => return Ok(None),
         };
-        let known = match me.client() {
-            Some(client) => self.server.client(me.account, client.sid).await?,
+        let account = acting.id();
+        let known = match sid {
+            Some(sid) => self.server.client(account, sid).await?,
             None => None,
         };
         // Every client is older than one that is not known yet.
-        let (sid, since) =
-            known.map_or((u64::MAX, me.since), |client| (client.sid, client.created));
+        let (sid, since) = known.map_or((u64::MAX, came), |client| (client.sid, client.created));
         let until = since.plus_seconds(fresh);
         let young = self.server.clock.now() < until;
-        Ok(young.then_some(Restraint { account: me.account, sid, until }))
+        Ok(young.then_some(Restraint { account, sid, until }))
     }
 
     /// Refuses unless the caller may end this client, or what is of it; see [`Restraint`].
@@ -422,6 +429,15 @@ impl Call {
             .into_iter()
             .flatten()
             .filter_map(Value::as_str)
+    }
+
+    /// A secret from an argument.
+    ///
+    /// # Errors
+    /// When it was not given.
+    pub fn secret(&self, name: &str) -> Result<Secret, CommandError> {
+        let missing = || CommandError::usage(format!("a {name} is needed"));
+        Ok(Secret::new(self.text(name).ok_or_else(missing)?.as_bytes().to_vec()))
     }
 
     /// A network from an argument.

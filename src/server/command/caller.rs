@@ -8,15 +8,18 @@
 
 use std::sync::Arc;
 
-use wire::Jid;
+use wire::{Jid, TokenId};
 
 use super::{Command, CommandError, Scope};
 use crate::{
     Server, Session,
     account::{Account, Role},
+    client::Check,
+    clock::Millis,
     end::Actor,
     id::{AccountId, SessionId},
     rights::{Right, Rights},
+    vault::Found,
 };
 
 /// Who calls.
@@ -31,7 +34,8 @@ pub enum Caller {
     },
 }
 
-/// An account that calls; made by [`Server::caller_as`] and [`Server::caller_of`] only.
+/// An account that calls; made by [`Server::caller_as`], [`Server::caller_of`] and
+/// [`Server::caller_by`] only.
 #[derive(Clone, Debug)]
 pub struct Acting {
     id: AccountId,
@@ -43,9 +47,23 @@ pub struct Acting {
     narrowed: bool,
     rights: Rights,
     session: Option<SessionId>,
+    bearer: Option<Bearer>,
     via: Option<Arc<str>>,
     /// Whether what it does counts for how much an account may do.
     counts: bool,
+}
+
+/// The token that a caller without a session bears.
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer {
+    /// The token.
+    pub token: TokenId,
+    /// Its client, by its number.
+    pub sid: u64,
+    /// The commands that it is good for; none: all.
+    pub scopes: Option<Rights>,
+    /// When the password was shown for it; none: it stands for itself.
+    pub proved: Option<Millis>,
 }
 
 /// Whose data a call may touch.
@@ -145,7 +163,14 @@ impl Acting {
     /// setting its password.
     #[must_use]
     pub fn narrowed(&self) -> bool {
-        self.narrowed
+        self.narrowed || self.scopes().is_some()
+    }
+
+    /// The commands that it may give at most, by the right that they take, for what is its own as
+    /// well; none: it knows no such bounds.
+    #[must_use]
+    pub fn scopes(&self) -> Option<Rights> {
+        self.bearer?.scopes
     }
 
     /// Whether what it does counts for how much an account may do.
@@ -158,10 +183,32 @@ impl Acting {
     pub fn session(&self) -> Option<SessionId> {
         self.session
     }
+
+    /// The token that it bears, if it calls from no session.
+    #[must_use]
+    pub fn bearer(&self) -> Option<Bearer> {
+        self.bearer
+    }
+
+    /// Refuses what its token is not good for.
+    pub(super) fn in_scope(&self, right: Right) -> Result<(), CommandError> {
+        match self.scopes() {
+            Some(scopes) if !scopes.has(right) => {
+                let message = format!("the token lacks the scope `{right}`");
+                let hint =
+                    format!("it is good for: {scopes}; scopes are set by `usher token mint`");
+                Err(CommandError::forbidden(message).hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Refuses for want of a right.
 pub(super) fn lacks(server: &Server, who: &Acting, right: Right) -> CommandError {
+    if let Err(refused) = who.in_scope(right) {
+        return refused;
+    }
     let roles: Vec<_> = server.config.roles.with(right).map(Role::as_str).collect();
     let message = format!("`{}` ({}) lacks the right `{right}`", who.jid, who.role.as_str());
     let roles = roles.join(", ");
@@ -183,7 +230,7 @@ impl Server {
         self.account_address(&jid).map_err(|why| CommandError::forbidden(why.to_string()))?;
         let account = self.account(jid.as_str()).await?.filter(|account| !account.disabled);
         let account = account.ok_or_else(|| gone(&jid))?;
-        Ok(self.acting(&account, jid, Role::Admin, None, Some(name.clone())))
+        Ok(self.acting(&account, jid, Role::Admin, By { via: Some(name.clone()), ..By::default() }))
     }
 
     /// The account of a session, with no more rights than the session has.
@@ -195,25 +242,66 @@ impl Server {
         let identity = session.identity().ok_or_else(nobody)?;
         let account = self.still_there(identity.account, &identity.jid).await?;
         let jid = identity.jid.clone();
-        let caller = self.acting(&account, jid, identity.role(), Some(session.id), None);
+        let by = By { session: Some(session.id), ..By::default() };
+        let caller = self.acting(&account, jid, identity.role(), by);
         self.renewed(&caller).await
     }
 
-    fn acting(
-        &self,
-        account: &Account,
-        jid: Jid,
-        most: Role,
-        session: Option<SessionId>,
-        via: Option<Arc<str>>,
-    ) -> Caller {
+    /// The account of a token that was verified, with no more rights than the token has.
+    #[must_use]
+    pub fn caller_by(&self, account: &Account, jid: Jid, found: &Found) -> Caller {
+        let Found { client, grant, token } = found;
+        let bearer =
+            Bearer { token: token.id, sid: client.sid, scopes: token.scopes, proved: None };
+        let by = By { bearer: Some(bearer), ..By::default() };
+        self.acting(account, jid, token.role.min(grant.role), by)
+    }
+
+    /// The owner of a token that was verified, with all that is its own: for what whoever has the token
+    /// may do to the token itself.
+    #[must_use]
+    pub fn owner_by(&self, account: &Account, jid: Jid, found: &Found) -> Caller {
+        let (token, sid) = (found.token.id, found.client.sid);
+        let bearer = Bearer { token, sid, scopes: None, proved: None };
+        self.acting(account, jid, Role::Admin, By { bearer: Some(bearer), ..By::default() })
+    }
+
+    fn acting(&self, account: &Account, jid: Jid, most: Role, by: By) -> Caller {
+        let By { session, bearer, via } = by;
         let role = account.role.min(most);
         // A lower role may have been given what the account's own has not.
         let roles = &self.config.roles;
-        let rights = roles.rights(role) & roles.rights(account.role);
+        let scopes = bearer.and_then(|bearer| bearer.scopes).unwrap_or(Rights::ALL);
+        let rights = roles.rights(role) & roles.rights(account.role) & scopes;
         let narrowed = role < account.role;
-        let (id, counts) = (account.id, true);
-        Caller::Account(Acting { id, jid, most, role, narrowed, rights, session, via, counts })
+        Caller::Account(Acting {
+            id: account.id,
+            jid,
+            most,
+            role,
+            narrowed,
+            rights,
+            session,
+            bearer,
+            via,
+            counts: true,
+        })
+    }
+
+    /// Refuses a token that is over, or whose client is kept out.
+    async fn still_good(&self, account: &Account, bearer: Bearer) -> Result<(), CommandError> {
+        let client = self.client(account.id, bearer.sid).await?;
+        let (policy, epochs) = (self.policy_of(account), self.epochs_of(account).await?);
+        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+        let good = client.is_some_and(|client| {
+            client.refused(check.now).is_none()
+                && client.frozen.is_none()
+                && client.token(bearer.token).is_some_and(|(grant, token)| {
+                    client.token_over(grant, token, account, &check).is_none()
+                })
+        });
+        let over = || CommandError::forbidden(format!("the token `{}` is over", bearer.token));
+        good.then_some(()).ok_or_else(over)
     }
 
     /// The account of this id, under this address, as it is now.
@@ -238,14 +326,27 @@ impl Server {
                 return Err(CommandError::forbidden(format!("the session `{id}` is over")));
             }
         }
-        let (jid, via) = (acting.jid.clone(), acting.via.clone());
-        Ok(self.acting(&account, jid, acting.most, acting.session, via))
+        if let Some(bearer) = acting.bearer {
+            self.still_good(&account, bearer).await?;
+        }
+        let Acting { session, bearer, .. } = *acting;
+        let by = By { session, bearer, via: acting.via.clone() };
+        Ok(self.acting(&account, acting.jid.clone(), acting.most, by))
+    }
+
+    /// Whether a caller may run a command now, on its own data at least. Does and notes nothing.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn may_run(&self, caller: &Caller, command: &Command) -> Result<(), CommandError> {
+        self.admit(&self.renewed(caller).await?, command).map(|_| ())
     }
 
     /// Whether a caller may run a command at all, and on whose data: the one check of the table. What
     /// is not granted here is refused.
     pub(super) fn admit(&self, caller: &Caller, command: &Command) -> Result<Reach, CommandError> {
         let Caller::Account(acting) = caller else { return Ok(Reach::All) };
+        acting.in_scope(command.right)?;
         let own = command.scope == Scope::Own && acting.role > Role::Restricted;
         let reach = match acting.rights.has(command.right) {
             true => Reach::All,
@@ -261,14 +362,15 @@ impl Server {
     /// Refuses what takes a recent password to a session that cannot show one. Who calls from no
     /// session has proved to be who it is in another way.
     pub(super) fn fresh(&self, acting: &Acting, what: &str) -> Result<(), CommandError> {
-        let (Some(id), Some(window)) = (acting.session, self.config.auth.step_up.get()) else {
-            return Ok(());
+        let Some(window) = self.config.auth.step_up.get() else { return Ok(()) };
+        let lately = |at: Millis| self.clock.now().seconds_since(at) < window;
+        let proved = match (acting.session, acting.bearer.and_then(|bearer| bearer.proved)) {
+            (Some(id), _) => self.registry.get(id).is_some_and(|session| {
+                session.identity().is_some_and(|me| me.token.is_none() && lately(me.proved))
+            }),
+            (None, Some(at)) => lately(at),
+            (None, None) => true,
         };
-        let proved = self.registry.get(id).is_some_and(|session| {
-            session.identity().is_some_and(|me| {
-                me.token.is_none() && self.clock.now().seconds_since(me.proved) < window
-            })
-        });
         let window = self.config.auth.step_up;
         let refused = || {
             let message = format!("`{what}` takes a login with the password within {window}");
@@ -276,6 +378,15 @@ impl Server {
         };
         proved.then_some(()).ok_or_else(refused)
     }
+}
+
+/// By what an account calls, if not by its name alone.
+#[derive(Default)]
+struct By {
+    session: Option<SessionId>,
+    bearer: Option<Bearer>,
+    /// Who acts as the account.
+    via: Option<Arc<str>>,
 }
 
 fn gone(jid: &Jid) -> CommandError {

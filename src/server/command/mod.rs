@@ -247,6 +247,12 @@ pub struct CommandError {
     /// Whether the caller may not do it, though others may.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forbidden: bool,
+    /// It may be done in so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<u64>,
+    /// Whether it is the server's fault.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
     /// One line without full stop; what was wrong, literals in backticks.
     pub message: String,
     /// What to do about it; may be empty.
@@ -258,7 +264,9 @@ impl CommandError {
     /// It could not be done.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { usage: false, forbidden: false, message: message.into(), hint: String::new() }
+        let message = message.into();
+        let (usage, forbidden, internal) = (false, false, false);
+        Self { usage, forbidden, retry: None, internal, message, hint: String::new() }
     }
 
     /// It was called wrongly.
@@ -283,7 +291,8 @@ impl CommandError {
 
 impl From<crate::store::StoreError> for CommandError {
     fn from(error: crate::store::StoreError) -> Self {
-        Self::failed(error.to_string()).hint("see the server's log; nothing was changed")
+        let failed = Self::failed(error.to_string());
+        Self { internal: true, ..failed }.hint("see the server's log; nothing was changed")
     }
 }
 

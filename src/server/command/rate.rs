@@ -108,7 +108,7 @@ impl Server {
         );
         let wait = until.seconds_since(now).max(1);
         let hint = format!("try again in {wait}s, at {until}; the bound is `commands.{key}`");
-        let error = CommandError::failed(message).hint(hint);
+        let error = CommandError { retry: Some(wait), ..CommandError::failed(message) }.hint(hint);
         let floor = bounds.own_ends;
         if command.name == PANIC && self.rates.count(id, Kind::OwnEnd, floor, period, now).is_ok() {
             return Rated::OnlyOwn(error);

@@ -12,8 +12,8 @@ use crate::{
     clock::Millis,
     config::Span,
     id::{ClientId, GrantId},
-    rights::Right,
-    vault::{Found, LOGIN, Mint, MintError, Parent},
+    rights::{Right, Rights},
+    vault::{API, Found, LOGIN, Mint, MintError, Parent},
 };
 
 const JID: Arg =
@@ -56,9 +56,17 @@ pub const COMMANDS: &[Command] = &[
             },
             Arg {
                 name: "purpose",
-                about: "What it is for; only `login`, which is meant if not said, opens a session",
+                about: "What it is for: `login`, which is meant if not said, opens a session; `api` is \
+                        for requests over HTTP, within its scopes",
                 form: Form::Option,
                 kind: ValueKind::Text,
+            },
+            Arg {
+                name: "scope",
+                about: "What a token for `api` is good for: commands that take this right, for what is \
+                        the owner's own as well; it never gives what the owner may not do",
+                form: Form::Options,
+                kind: ValueKind::Choice(Right::NAMES),
             },
             Arg {
                 name: "label",
@@ -131,6 +139,24 @@ pub const COMMANDS: &[Command] = &[
             "sessions",
         ]),
         run: |call| Box::pin(list(call)),
+    },
+    Command {
+        name: "token inspect",
+        about: "Show what a token is that somebody has found",
+        details: "A token that opens nothing, for whichever reason, is not told apart from one that never \
+                  was.",
+        args: &[Arg {
+            name: "token",
+            about: "The token itself, not its id",
+            form: Form::Required,
+            kind: ValueKind::Secret,
+        }],
+        mutates: false,
+        right: Right::List,
+        scope: Scope::Own,
+        fresh: false,
+        shape: Shape::Record,
+        run: |call| Box::pin(inspect(call)),
     },
     Command {
         name: "token revoke",
@@ -212,6 +238,8 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
             CommandError::failed(message).hint("`usher user role` changes the account's role")
         );
     }
+    let (purpose, scopes) = purpose(&call)?;
+    may_hold(&call, &account, role, scopes)?;
     let resource = match call.text("resource") {
         None => None,
         Some(resource) => {
@@ -239,7 +267,8 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
     let mint = Mint {
         ttl,
         inactive: inactive.get(),
-        purpose: call.text("purpose").unwrap_or(LOGIN).into(),
+        purpose,
+        scopes,
         label: call.text("label").map(|label| label.chars().take(client::TEXT).collect()),
         resource,
         class,
@@ -251,10 +280,47 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
     shown(&call, &account, &found, &token).await
 }
 
+/// What a new token is for, and what it is good for.
+fn purpose(call: &Call) -> Result<(String, Option<Rights>), CommandError> {
+    let purpose = call.text("purpose").unwrap_or(LOGIN);
+    let scopes: Rights = call.many("scope").filter_map(Right::parse).collect();
+    let wrong = |message: &str, hint: &str| Err(CommandError::usage(message).hint(hint));
+    match (purpose == API, scopes.is_empty()) {
+        (true, true) => wrong(
+            "a token for `api` needs `--scope`",
+            "`--scope list` lets it look at who is there; see `usher token mint --help`",
+        ),
+        (false, false) => wrong("`--scope` is for `--purpose api`", "leave it out, or say that"),
+        (true, false) => Ok((purpose.into(), Some(scopes))),
+        (false, true) => Ok((purpose.into(), None)),
+    }
+}
+
+/// Refuses to hand somebody a token of its own account that opens more than it has itself.
+fn may_hold(
+    call: &Call,
+    account: &Account,
+    role: Role,
+    scopes: Option<Rights>,
+) -> Result<(), CommandError> {
+    let Some(me) = call.caller.account().filter(|me| me.id() == account.id) else { return Ok(()) };
+    let within = match (me.scopes(), scopes) {
+        (None, _) => true,
+        (Some(mine), Some(scopes)) => scopes.within(mine),
+        (Some(_), None) => false,
+    };
+    if within && role <= me.role() {
+        return Ok(());
+    }
+    let message = "a token makes none of its own account that opens more than it does";
+    Err(CommandError::forbidden(message).hint("log in with the password first"))
+}
+
 async fn rotate(call: Call) -> Result<Done, CommandError> {
     let Some((old, owner)) = by_id(&call, Right::Token).await? else { return Ok(nothing(&call)) };
     let gone = || CommandError::failed(format!("there is no account `{}`", old.client.jid));
     let account = owner.ok_or_else(gone)?;
+    may_hold(&call, &account, old.token.role.min(old.grant.role), old.token.scopes)?;
     let by = call.caller.name();
     let (found, token) = call.server.rotate_token(&account, old.token.id, &by).await?;
     shown(&call, &account, &found, &token).await
@@ -308,6 +374,7 @@ fn token_row(
         "state": over.map_or("valid", Over::as_str),
         "role": token.role.min(grant.role),
         "purpose": token.purpose,
+        "scopes": token.scopes,
         "resource": token.resource,
         "created": token.created.to_string(),
         "created_by": token.created_by,
@@ -335,6 +402,20 @@ async fn list(call: Call) -> Result<Done, CommandError> {
     } else {
         Done::said("")
     })
+}
+
+async fn inspect(call: Call) -> Result<Done, CommandError> {
+    let secret = call.secret("token")?;
+    let nothing = || Done::nothing("this is no token of this server that is valid");
+    let found = call.server.inspect_token(&secret).await?;
+    let found = found.filter(|(found, _)| call.may_see(Some(found.client.account)));
+    let Some((found, account)) = found else { return Ok(nothing()) };
+    call.note(account.id, &account.jid);
+    let (policy, epochs) =
+        (call.server.policy_of(&account), call.server.epochs_of(&account).await?);
+    let check = Check { policy: &policy, epochs: &epochs, now: call.server.clock.now() };
+    call.row(token_row(&call, &account, &check, &found)).await?;
+    Ok(Done::said(""))
 }
 
 /// The token that is named, and its account if that is still there; none if there is none that the

@@ -190,12 +190,6 @@ pub(super) async fn target(call: &Call, right: Right) -> Result<(Jid, Account), 
     Ok((jid, account))
 }
 
-fn secret(call: &Call) -> Result<Secret, CommandError> {
-    let missing = || CommandError::usage("a password is needed");
-    let text = call.text("password").ok_or_else(missing)?;
-    Ok(Secret::new(text.as_bytes().to_vec()))
-}
-
 async fn add(call: Call) -> Result<Done, CommandError> {
     let jid = call.jid("jid")?;
     call.server.account_address(&jid)?;
@@ -204,7 +198,7 @@ async fn add(call: Call) -> Result<Done, CommandError> {
     }
     let role = call.text("role").and_then(Role::parse).unwrap_or(Role::User);
     call.may_give(role)?;
-    let keys = call.server.keys_of(secret(&call)?).await?;
+    let keys = call.server.keys_of(call.secret("password")?).await?;
     let account = call.server.add_account(&jid, keys, role).await?;
     call.note(account.id, &account.jid);
     Ok(Done::said(format!("added `{jid}` as {}", role.as_str())).with("jid", jid.as_str()))
@@ -217,7 +211,7 @@ async fn password(call: Call) -> Result<Done, CommandError> {
         let message = format!("this session of `{jid}` may do less than the account");
         return Err(CommandError::forbidden(message).hint("log in with the password first"));
     }
-    let keys = call.server.keys_of(secret(&call)?).await?;
+    let keys = call.server.keys_of(call.secret("password")?).await?;
     let actor = call.actor(Some(account.id));
     let current = call.caller.account().and_then(|me| me.session());
     let ended = call.server.set_password(&jid, keys, actor, current).await?;

@@ -340,8 +340,13 @@ impl Reader<'_> {
 
     fn check_listen(&mut self, config: &Config) {
         let mut seen: Vec<SocketAddr> = Vec::new();
-        let doors =
-            [("listen.c2s", &config.listen.c2s), ("listen.c2s_tls", &config.listen.c2s_tls)];
+        let listen = &config.listen;
+        let doors = [
+            ("listen.c2s", &listen.c2s),
+            ("listen.c2s_tls", &listen.c2s_tls),
+            ("listen.http", &listen.http),
+            ("listen.https", &listen.https),
+        ];
         for (path, text) in doors.iter().flat_map(|(path, list)| {
             list.iter().enumerate().map(move |(i, text)| (format!("{path}[{i}]"), text))
         }) {
@@ -352,6 +357,12 @@ impl Reader<'_> {
                     let message = format!("`{path}`: `{text}` is listened on already");
                     self.problem(line, message, "give each its own port");
                 }
+                Ok(address) if path.starts_with("listen.http[") && !address.ip().is_loopback() => {
+                    let message = format!("`{path}`: `{text}` is no loopback address");
+                    let hint = "passwords and tokens travel here in the clear; listen there under \
+                                `listen.https`, or put a proxy in front";
+                    self.problem(line, message, hint);
+                }
                 Ok(address) => seen.push(address),
                 Err(_) => {
                     let message = format!("`{path}`: `{text}` is not an IP address and a port");
@@ -360,11 +371,15 @@ impl Reader<'_> {
                 }
             }
         }
-        for (i, text) in config.listen.proxies.iter().enumerate() {
-            let path = format!("listen.proxies[{i}]");
-            if let Err(why) = network(text) {
-                let hint = "name the balancers alone, and as exactly as you can";
-                self.problem(self.at(&path), format!("`{path}`: {why}"), hint);
+        for (list, networks) in
+            [("listen.proxies", &listen.proxies), ("http.proxies", &config.http.proxies)]
+        {
+            for (i, text) in networks.iter().enumerate() {
+                let path = format!("{list}[{i}]");
+                if let Err(why) = network(text) {
+                    let hint = "name the balancers alone, and as exactly as you can";
+                    self.problem(self.at(&path), format!("`{path}`: {why}"), hint);
+                }
             }
         }
         if config.listen.proxies_tls && config.listen.proxies.is_empty() {

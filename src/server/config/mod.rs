@@ -37,6 +37,8 @@ pub struct Config {
     pub host: Vec<Host>,
     /// Addresses to listen on.
     pub listen: Listen,
+    /// What is offered over HTTP.
+    pub http: Http,
     /// Certificates and what is demanded of clients.
     pub tls: Tls,
     /// How accounts prove who they are.
@@ -78,6 +80,7 @@ impl Default for Config {
             storage: Storage::Sqlite,
             host: vec![Host::default()],
             listen: Listen::default(),
+            http: Http::default(),
             tls: Tls::default(),
             auth: Auth::default(),
             limits: Limits::default(),
@@ -141,9 +144,14 @@ pub struct Listen {
     pub c2s: Vec<String>,
     /// Clients that start with TLS at once (XEP-0368).
     pub c2s_tls: Vec<String>,
+    /// HTTP in the clear: the API, and whatever else is turned on under `[http]`. Only loopback
+    /// addresses: for programs on this machine, and for a proxy that does TLS.
+    pub http: Vec<String>,
+    /// The same with TLS, with the certificate of `[tls]`.
+    pub https: Vec<String>,
     /// Balancers in front of the server: addresses, or networks as in `10.0.0.0/24`. A connection from
-    /// there must begin with a PROXY header (HAProxy's protocol, version 1 or 2) and counts as coming
-    /// from the address in it. Whoever is in one of these networks can say to be anybody.
+    /// there, but to HTTP, must begin with a PROXY header (HAProxy's protocol, version 1 or 2) and counts
+    /// as coming from the address in it. Whoever is in one of these networks can say to be anybody.
     pub proxies: Vec<String>,
     /// Whether a client that spoke TLS to such a balancer, by the word of version 2, counts as
     /// encrypted, on either door, without TLS of our own. The way from the balancer to here must be
@@ -164,9 +172,32 @@ impl Default for Listen {
         Self {
             c2s: vec!["[::]:5222".into()],
             c2s_tls: vec!["[::]:5223".into()],
+            http: Vec::new(),
+            https: Vec::new(),
             proxies: Vec::new(),
             proxies_tls: false,
         }
+    }
+}
+
+/// What is offered over HTTP, at the addresses of `listen.http` and `listen.https`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Proxies in front of the HTTP doors: addresses or networks, as in `127.0.0.1`. From there, the
+    /// last address in `X-Forwarded-For` counts as the client's, and `X-Forwarded-Proto` tells whether
+    /// it spoke TLS. Whoever is in one of these networks can say to be anybody.
+    pub proxies: Vec<String>,
+    /// Whether `/metrics` is shown to everybody who can reach it. `false`: only to a token with the
+    /// scope `status`.
+    pub open_metrics: bool,
+}
+
+impl Http {
+    /// [`proxies`](Self::proxies), parsed; what is no network was an error when the file was read.
+    #[must_use]
+    pub fn trusted(&self) -> Vec<IpNet> {
+        self.proxies.iter().filter_map(|text| network(text).ok()).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     epoch::Epoch,
     id::{ClientId, GrantId},
     random,
+    rights::Rights,
     store::StoreError,
 };
 
@@ -26,6 +27,8 @@ pub struct Mint {
     pub role: Role,
     /// What it is for.
     pub purpose: String,
+    /// The commands that it is good for; none: it knows no such bounds.
+    pub scopes: Option<Rights>,
     /// A name for people, for the client that is made for it.
     pub label: Option<String>,
     /// The one resource it may bind.
@@ -61,6 +64,7 @@ impl Mint {
             inactive: None,
             role,
             purpose: LOGIN.into(),
+            scopes: None,
             label: None,
             resource: None,
             by: by.into(),
@@ -117,6 +121,7 @@ impl Server {
                 used: None,
                 role: mint.role,
                 purpose: mint.purpose.clone(),
+                scopes: mint.scopes,
                 resource: mint.resource.clone(),
                 epoch,
                 next: None,
@@ -161,6 +166,7 @@ impl Server {
                     }
                 };
                 let client = self.add_client(account.id, make).await?;
+                self.metrics.token("minted");
                 return found(client, secret, owner, None).ok_or(MintError::NoParent);
             }
             Parent::Client(id) => Handle::Client(id),
@@ -204,7 +210,10 @@ impl Server {
         let client = changed.await?.ok_or(MintError::NoParent)?;
         match refused {
             Some(refused) => Err(refused),
-            None => found(client, secret, owner, minted).ok_or(MintError::NoParent),
+            None => {
+                self.metrics.token("minted");
+                found(client, secret, owner, minted).ok_or(MintError::NoParent)
+            }
         }
     }
 
@@ -232,6 +241,7 @@ impl Server {
             ttl: old.token.expires.map(length),
             inactive: old.token.inactive,
             purpose: old.token.purpose.clone(),
+            scopes: old.token.scopes,
             resource: old.token.resource.clone(),
             parent: Parent::Grant(old.grant.id),
             ..Mint::login(old.token.role, by)

@@ -43,6 +43,7 @@ impl Server {
             true
         });
         let Some(client) = changed.await? else { return Ok(None) };
+        self.metrics.token("revoked");
         self.accounts_epoch.fetch_add(1, Ordering::SeqCst);
         let mut sessions = self.registry.with_token(id);
         for token in client.grants.iter().flat_map(|grant| &grant.tokens) {

@@ -1,0 +1,148 @@
+//! Tokens that requests bear (RFC 6750), in place of a session: each request shows one, and is done by
+//! its owner within what the token is good for. The same checks as at a login come first: throttle,
+//! account, client, network. Deliberately absent: HTTP itself.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use wire::{Mechanism, SaslFailure, Secret, Token};
+
+use crate::{
+    Server, Session,
+    command::Caller,
+    vault::{API, Found, TokenDenied},
+};
+
+/// Who sends a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// From where.
+    pub address: SocketAddr,
+    /// Whether nobody on the way can read it.
+    pub encrypted: bool,
+}
+
+/// Why a bearer is turned away. Only those who have shown the right secret are told more than
+/// [`Unknown`](Self::Unknown).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotBorne {
+    /// No token, none that is there, or the wrong secret.
+    #[error("this is no token of this server that is valid")]
+    Unknown,
+    /// It was right once.
+    #[error("the token is over: {0}")]
+    Over(String),
+    /// It is right, and for something else.
+    #[error("the token is for `{0}`, not for requests")]
+    Purpose(String),
+    /// It is right, and its owner or client may not come.
+    #[error("{0}")]
+    Refused(String),
+    /// Too many have failed from this address.
+    #[error("too many failed logins from your address")]
+    Throttled,
+    /// The server cannot tell now.
+    #[error("the server cannot check this now")]
+    Unavailable,
+}
+
+impl Server {
+    /// The caller that a token of the purpose `api` stands for; its use is noted.
+    ///
+    /// # Errors
+    /// [`NotBorne`]; a wrong secret counts as a failed login.
+    pub async fn bearer(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        text: &str,
+    ) -> Result<Caller, NotBorne> {
+        let token = Token::parse(text).map_err(|_| NotBorne::Unknown)?;
+        let owner = &token.owner;
+        let address = peer.ip().to_canonical();
+        if self.throttle.refuses(owner, address, self.clock.now()) {
+            return Err(NotBorne::Throttled);
+        }
+        let (found, account) = match self.borne(&token).await {
+            Ok(found) => found,
+            Err(refused) => {
+                self.note_refused_bearer(peer, &token, &refused);
+                return Err(refused);
+            }
+        };
+        if self.is_elsewhere(address, &found.client) {
+            return Err(NotBorne::Unknown);
+        }
+        self.throttle.succeeded(owner, address);
+        self.note_use(&found, Some((address, Mechanism::OauthBearer)));
+        Ok(self.caller_by(&account, token.owner.clone(), &found))
+    }
+
+    async fn borne(
+        self: &Arc<Self>,
+        token: &Token,
+    ) -> Result<(Found, Arc<crate::account::Account>), NotBorne> {
+        if !self.is_local(token.owner.domain()) {
+            return Err(NotBorne::Unknown);
+        }
+        let (found, account, _) = self.verify_token(token, None).await.map_err(not_borne)?;
+        let purpose = &found.token.purpose;
+        if purpose != API {
+            return Err(NotBorne::Purpose(purpose.clone()));
+        }
+        if account.hold.is_some_and(|until| self.clock.now() < until) {
+            return Err(NotBorne::Refused("the account may not come yet".into()));
+        }
+        if found.client.frozen.is_some() {
+            return Err(NotBorne::Refused("the token's client is frozen".into()));
+        }
+        Ok((found, account))
+    }
+
+    /// In the history of the account, and, if the secret was wrong, against whoever tries on.
+    fn note_refused_bearer(self: &Arc<Self>, peer: SocketAddr, token: &Token, refused: &NotBorne) {
+        let failure = match refused {
+            NotBorne::Over(_) => SaslFailure::CredentialsExpired,
+            NotBorne::Unknown => SaslFailure::NotAuthorized,
+            _ => return,
+        };
+        // A login's notes are taken of a session; this one is in no list.
+        let session = Session::new(self.session_ids.draw(), peer, self.clock.now());
+        session.set_attempt(Some(Mechanism::OauthBearer), false);
+        self.login_refused(&session, Some(&token.owner), failure);
+    }
+
+    /// What a token is, whatever it is for; none if it opens nothing, for whichever reason.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn inspect_token(
+        self: &Arc<Self>,
+        secret: &Secret,
+    ) -> Result<Option<(Found, Arc<crate::account::Account>)>, crate::store::StoreError> {
+        let text = std::str::from_utf8(secret.expose()).ok();
+        let Some(token) = text.and_then(|text| Token::parse(text).ok()) else { return Ok(None) };
+        if !self.is_local(token.owner.domain()) {
+            return Ok(None);
+        }
+        match self.verify_token(&token, None).await {
+            Ok((found, account, _)) => Ok(Some((found, account))),
+            Err(TokenDenied::Store(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn not_borne(denied: TokenDenied) -> NotBorne {
+    match denied {
+        TokenDenied::Blocked(_) => NotBorne::Refused("the token's client is blocked".into()),
+        TokenDenied::Disabled => NotBorne::Refused("the account is disabled".into()),
+        TokenDenied::Over(tombstone) => {
+            let why = tombstone.text.unwrap_or_else(|| tombstone.why.text().into());
+            NotBorne::Over(why)
+        }
+        TokenDenied::Purpose | TokenDenied::Unknown => NotBorne::Unknown,
+        TokenDenied::Store(error) => {
+            tracing::error!(event = "bearer-storage-failed", %error);
+            NotBorne::Unavailable
+        }
+    }
+}

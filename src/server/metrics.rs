@@ -1,0 +1,251 @@
+//! Numbers for whoever watches the server, in the form of OpenMetrics. One table: a metric stands in
+//! [`Metrics::new`] with its name, what it means and its labels, and nowhere else; the reference and the
+//! dashboard are held against it.
+//!
+//! What happens is counted where it happens, at the cost of an atomic addition; what is there is counted
+//! when somebody asks. No label has values that a peer can make up.
+
+use std::{fmt::Write, path::Path, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use wire::Mechanism;
+
+use crate::{
+    Server,
+    end::Reason,
+    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
+};
+
+/// Labels of a metric: name and value.
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// The counts of a server.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    logins: Family<Labels<1>, Counter>,
+    login_failures: Family<Labels<2>, Counter>,
+    ends: Family<Labels<1>, Counter>,
+    resumes: Family<Labels<1>, Counter>,
+    tokens: Family<Labels<1>, Counter>,
+    sessions: Family<Labels<1>, Gauge>,
+    hibernating: Gauge,
+    queue_bytes: Gauge,
+    queue_stanzas: Gauge,
+    uptime: Gauge,
+    storage: Arc<Latency>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("usher");
+        let (logins, login_failures) = (Family::default(), Family::default());
+        let (ends, resumes, tokens) = (Family::default(), Family::default(), Family::default());
+        let (sessions, hibernating) = (Family::default(), Gauge::default());
+        let (queue_bytes, queue_stanzas) = (Gauge::default(), Gauge::default());
+        let (uptime, storage) = (Gauge::default(), Arc::new(Latency::default()));
+        let Latency { operations, failures } = &*storage;
+        registry.register("logins", "Logins, by mechanism", logins.clone());
+        registry.register(
+            "login_failures",
+            "Logins that were refused, by mechanism and reason",
+            login_failures.clone(),
+        );
+        registry.register("session_ends", "Sessions that ended, by reason", ends.clone());
+        registry.register(
+            "resumes",
+            "Streams that were to be resumed, by outcome: `resumed`, or the condition of the refusal",
+            resumes.clone(),
+        );
+        registry.register("tokens", "Tokens that were `minted` or `revoked`", tokens.clone());
+        registry.register(
+            "sessions",
+            "Sessions that are there, by stage; those that hibernate count with the stage that they had",
+            sessions.clone(),
+        );
+        registry.register(
+            "sessions_hibernating",
+            "Sessions without a connection that wait to be resumed",
+            hibernating.clone(),
+        );
+        registry.register_with_unit(
+            "queue",
+            "What waits to be sent to clients, or for their word that they have it",
+            Unit::Bytes,
+            queue_bytes.clone(),
+        );
+        registry.register("queue_stanzas", "The same in stanzas", queue_stanzas.clone());
+        registry.register_with_unit(
+            "uptime",
+            "Since the server was started",
+            Unit::Seconds,
+            uptime.clone(),
+        );
+        registry.register_with_unit(
+            "storage",
+            "How long storage takes, by operation; a `commit` is on the disk then",
+            Unit::Seconds,
+            operations.clone(),
+        );
+        registry.register(
+            "storage_failures",
+            "Requests to storage that failed, by operation",
+            failures.clone(),
+        );
+        let registry = Mutex::new(registry);
+        Self {
+            registry,
+            logins,
+            login_failures,
+            ends,
+            resumes,
+            tokens,
+            sessions,
+            hibernating,
+            queue_bytes,
+            queue_stanzas,
+            uptime,
+            storage,
+        }
+    }
+
+    pub(crate) fn logged_in(&self, mechanism: Mechanism) {
+        self.logins.get_or_create(&[("mechanism", mechanism.as_str())]).inc();
+    }
+
+    pub(crate) fn login_refused(&self, mechanism: Option<Mechanism>, reason: &'static str) {
+        let mechanism = mechanism.map_or("none", Mechanism::as_str);
+        let labels = [("mechanism", mechanism), ("reason", reason)];
+        self.login_failures.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn ended(&self, reason: Reason) {
+        self.ends.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    pub(crate) fn resumed(&self, outcome: &'static str) {
+        self.resumes.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    pub(crate) fn token(&self, event: &'static str) {
+        self.tokens.get_or_create(&[("event", event)]).inc();
+    }
+
+    /// All of it, in the text format of OpenMetrics. Walks all sessions.
+    #[must_use]
+    pub fn text(&self, server: &Server) -> String {
+        let counts = server.registry.counts();
+        let stages = [
+            ("unauthed", counts.unauthed),
+            ("c2s", counts.c2s),
+            ("bound", counts.bound),
+            ("available", counts.available),
+            ("interested", counts.interested),
+        ];
+        for (stage, count) in stages {
+            self.sessions.get_or_create(&[("stage", stage)]).set(number(count));
+        }
+        self.hibernating.set(number(counts.hibernating));
+        let (mut bytes, mut stanzas) = (0, 0);
+        for session in server.registry.all() {
+            bytes += session.mailbox.bytes();
+            stanzas += session.mailbox.len();
+        }
+        self.queue_bytes.set(number(bytes));
+        self.queue_stanzas.set(number(stanzas));
+        let uptime = server.clock.now().seconds_since(server.started);
+        self.uptime.set(i64::try_from(uptime).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.registry.lock()) {
+            // Writing to a string does not fail; if it does, whoever reads it is told.
+            let _ = write!(text, "# {error}");
+        }
+        text
+    }
+
+    /// The same store, with its time taken.
+    pub(crate) fn timed(&self, store: SharedStore) -> SharedStore {
+        Arc::new(Timed { store, latency: self.storage.clone() })
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// How long storage takes, and how often it fails.
+struct Latency {
+    operations: Family<Labels<1>, Histogram>,
+    failures: Family<Labels<1>, Counter>,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        // From 10 µs, a row from memory, to 5 s, a disk that hangs.
+        let buckets = || Histogram::new(exponential_buckets(0.000_01, 3.0, 13));
+        Self { operations: Family::new_with_constructor(buckets), failures: Family::default() }
+    }
+}
+
+impl Latency {
+    fn take<T: 'static>(self: &Arc<Self>, operation: &'static str, fetch: Fetch<T>) -> Fetch<T> {
+        let (latency, begin) = (self.clone(), Instant::now());
+        Box::pin(async move {
+            let result: Result<T, StoreError> = fetch.await;
+            let labels = [("operation", operation)];
+            latency.operations.get_or_create(&labels).observe(begin.elapsed().as_secs_f64());
+            if result.is_err() {
+                latency.failures.get_or_create(&labels).inc();
+            }
+            result
+        })
+    }
+}
+
+/// A store whose time is taken.
+struct Timed {
+    store: SharedStore,
+    latency: Arc<Latency>,
+}
+
+impl Store for Timed {
+    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<Bytes>> {
+        self.latency.take("get", self.store.get(table, owner, key))
+    }
+
+    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
+        self.latency.take("rows", self.store.rows(table, owner, range))
+    }
+
+    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
+        self.latency.take("count", self.store.count(table, owner))
+    }
+
+    fn commit(&self, batch: Batch) -> Fetch<()> {
+        self.latency.take("commit", self.store.commit(batch))
+    }
+
+    fn backup(&self, to: &Path) -> Fetch<()> {
+        self.latency.take("backup", self.store.backup(to))
+    }
+
+    fn close(&self) -> Fetch<()> {
+        self.store.close()
+    }
+}
