@@ -32,6 +32,7 @@ class Door:
     domain: str
     c2s: int
     c2s_tls: int
+    http: int
     certificate: Path
 
 
@@ -76,15 +77,16 @@ class Usher:
         self.command_log = self.base / "commands.log"
         self.process = None
         self.secrets = set()
-        c2s, c2s_tls = free_ports(2)
-        self.door = Door(self.domain, c2s, c2s_tls, self.data / "self-signed.crt")
+        c2s, c2s_tls, http = free_ports(3)
+        self.door = Door(self.domain, c2s, c2s_tls, http, self.data / "self-signed.crt")
         self.config.write_text(
             f'data_dir = "{self.data}"\n'
             f"[[host]]\n"
             f'name = "{self.domain}"\n'
             f"[listen]\n"
             f'c2s = ["127.0.0.1:{c2s}"]\n'
-            f'c2s_tls = ["127.0.0.1:{c2s_tls}"]\n' + settings
+            f'c2s_tls = ["127.0.0.1:{c2s_tls}"]\n'
+            f'http = ["127.0.0.1:{http}"]\n' + settings
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class Usher:
                 await asyncio.sleep(0.05)
 
     async def _ready(self):
-        for port in (self.door.c2s, self.door.c2s_tls):
+        for port in (self.door.c2s, self.door.c2s_tls, self.door.http):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:

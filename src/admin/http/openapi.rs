@@ -241,6 +241,11 @@ fn body(command: &Command) -> Value {
     })
 }
 
+/// How ids are written that begin with this letter: 64 bits in base 32.
+fn id(kind: char) -> String {
+    format!("^{kind}-[0-9a-f][0-9a-hjkmnp-tv-z]{{12}}$")
+}
+
 /// What an argument may be.
 fn value(arg: &Arg) -> Value {
     let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
@@ -264,11 +269,11 @@ fn value(arg: &Arg) -> Value {
         ValueKind::Jid | ValueKind::Address | ValueKind::JidPattern | ValueKind::Path => {
             json!({ "type": "string", "minLength": 1 })
         }
-        ValueKind::Client
-        | ValueKind::Grant
-        | ValueKind::Session
-        | ValueKind::Token
-        | ValueKind::Text => json!({ "type": "string" }),
+        ValueKind::Client => text(&id('c')),
+        ValueKind::Grant => text(&id('g')),
+        ValueKind::Session => text("^[A-Za-z2-7]{25}[AEIMQUYaeimquy4]$"),
+        ValueKind::Token => text(&id('t')),
+        ValueKind::Text => json!({ "type": "string" }),
     };
     if is_many(arg) { json!({ "type": "array", "items": schema }) } else { schema }
 }

@@ -14,7 +14,7 @@ pub(super) fn from_query(
         let arg = known(command, &name)?;
         match arg.form {
             Form::Flag => match &*value {
-                "" | "true" => put(&mut args, name, true.into())?,
+                "true" => put(&mut args, name, true.into())?,
                 "false" => put(&mut args, name, false.into())?,
                 _ => return Err(wrong(&name, "has to be `true` or `false`")),
             },

@@ -349,7 +349,10 @@ impl Arg {
     fn check_one(&self, value: &Value) -> Result<(), CommandError> {
         let bad = |want: String| Err(CommandError::usage(format!("`{}`: {want}", self.name)));
         if self.kind == ValueKind::CsvFile {
-            return if value.is_array() { Ok(()) } else { bad("not a list of rows".into()) };
+            let row =
+                |row: &Value| row.as_array().is_some_and(|row| row.iter().all(Value::is_string));
+            let rows = value.as_array().is_some_and(|rows| rows.iter().all(row));
+            return if rows { Ok(()) } else { bad("not a list of rows of texts".into()) };
         }
         let Some(text) = value.as_str() else { return bad("not a text".into()) };
         let checked = match self.kind {
@@ -368,6 +371,9 @@ impl Arg {
             }
             ValueKind::Grant => {
                 text.parse::<GrantId>().map(|_| ()).map_err(|why| format!("`{text}`: {why}"))
+            }
+            ValueKind::JidPattern if text.is_empty() => {
+                Err("nothing matches an empty pattern; leave it out, or say `*`".into())
             }
             ValueKind::Jid => {
                 Jid::parse(text).map(|_| ()).map_err(|why| format!("`{text}` is not a JID: {why}"))
