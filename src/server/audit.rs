@@ -247,9 +247,8 @@ impl Server {
     /// # Errors
     /// When storage fails or holds nonsense.
     pub async fn audit_tail(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let range = Range { reverse: true, limit, ..Range::default() };
-        let rows = self.store.rows(&AUDIT, SERVER, range).await?;
-        rows.iter().map(|row| decode(&row.value)).collect()
+        let page = self.audit_page(None, None, limit).await?;
+        Ok(page.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// The latest entries about one account, newest first.
@@ -261,11 +260,34 @@ impl Server {
         account: AccountId,
         limit: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        let range = Range { reverse: true, limit, ..Range::default() };
+        let page = self.audit_page(Some(account), None, limit).await?;
+        Ok(page.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Entries with their stamps, newest first: those about one account, or all; those from before a
+    /// stamp, or the latest.
+    ///
+    /// # Errors
+    /// When storage fails or holds nonsense.
+    pub async fn audit_page(
+        &self,
+        about: Option<AccountId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, Entry)>, StoreError> {
+        let before = before.map(|stamp| Bytes::copy_from_slice(&stamp.to_be_bytes()));
+        let range = Range { before, reverse: true, limit, ..Range::default() };
+        let (table, owner) = about.map_or((&AUDIT, SERVER), |account| (&AUDIT_OF, account.0));
         let mut entries = Vec::new();
-        for reference in self.store.rows(&AUDIT_OF, account.0, range).await? {
-            let row = self.store.get(&AUDIT, SERVER, &reference.key).await?;
-            entries.extend(row.as_ref().map(decode).transpose()?);
+        for row in self.store.rows(table, owner, range).await? {
+            let stamp = u64::from_be_bytes(row.key.as_ref().try_into().unwrap_or_default());
+            let value = match about {
+                Some(_) => self.store.get(&AUDIT, SERVER, &row.key).await?,
+                None => Some(row.value),
+            };
+            if let Some(value) = value {
+                entries.push((stamp, decode(&value)?));
+            }
         }
         Ok(entries)
     }

@@ -518,3 +518,36 @@ async fn a_stream_of_events_ends_when_the_server_stops() {
     let text = response.into_body().collect().await.expect("a body").to_bytes();
     assert!(text.starts_with(b"event: done"), "{text:?}");
 }
+
+#[tokio::test]
+async fn accounts_logins_and_the_audit_come_in_pages_too() {
+    let world = World::start(|_| {}).await;
+    let boss = with_role(&world, "boss", Role::Admin).await;
+    let token = api_token(&world.server, &boss, Right::ALL).await;
+    for name in ["alice", "bob", "carol"] {
+        world.account(name).await;
+        drop(world.bound(name, "r").await);
+    }
+    world.empty().await;
+    let face = Face::of(&world.server);
+    for name in ["alice", "bob", "carol"] {
+        let label = json!({ "jid": format!("{name}@localhost"), "group": "" });
+        face.post(&token, "user/group", label).await;
+    }
+    for (path, field) in [("user/list", "jid"), ("last", "cursor"), ("audit/list", "cursor")] {
+        let all = face.get(&token, &format!("{path}?limit=1000")).await.items();
+        assert!(all.len() >= 3, "{path}: {all:?}");
+        let (mut next, mut seen) = (format!("{path}?limit=2"), Vec::new());
+        loop {
+            let answer = face.get(&token, &next).await;
+            seen.extend(answer.items());
+            let after = answer.json()["next"].as_str().map(str::to_owned);
+            let Some(after) = after else { break };
+            next = format!("{path}?limit=2&after={after}");
+        }
+        let of = |items: &[Value]| items.iter().map(|item| item[field].clone()).collect::<Vec<_>>();
+        // The audit notes that it was looked at meanwhile, in front.
+        assert!(of(&seen).ends_with(&of(&all)), "{path}: {seen:?}");
+        assert!(seen.len() - all.len() <= usize::from(path == "audit/list"), "{path}: {seen:?}");
+    }
+}

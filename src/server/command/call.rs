@@ -440,6 +440,17 @@ impl Call {
         Ok(Secret::new(self.text(name).ok_or_else(missing)?.as_bytes().to_vec()))
     }
 
+    /// How many rows are wanted at most; `otherwise`, if that was not said.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn limit(&self, otherwise: usize) -> Result<usize, CommandError> {
+        match self.value("limit").unwrap_or(otherwise) {
+            0 => Err(CommandError::usage("`limit` has to be 1 at least")),
+            limit => Ok(limit),
+        }
+    }
+
     /// A network from an argument.
     #[must_use]
     pub fn network(&self, name: &str) -> Option<IpNet> {

@@ -333,10 +333,7 @@ fn client_row(
 
 async fn list(call: Call) -> Result<Done, CommandError> {
     let owner = account_named(&call).await?;
-    let limit = call.value::<usize>("limit");
-    if limit == Some(0) {
-        return Err(CommandError::usage("`limit` has to be 1 at least"));
-    }
+    let limit = call.limit(usize::MAX)?;
     let server = &call.server;
     let (policy, epochs) = (server.policy_of(&owner), server.epochs_of(&owner).await?);
     let check = Check { policy: &policy, epochs: &epochs, now: server.clock.now() };
@@ -346,7 +343,7 @@ async fn list(call: Call) -> Result<Done, CommandError> {
         client.is_blocked(check.now) || client.over(&owner, &policy, check.now).is_none()
     };
     clients.retain(|client| call.flag("all") || there(client));
-    let shown = limit.unwrap_or(usize::MAX).min(clients.len());
+    let shown = limit.min(clients.len());
     for client in clients.iter().take(shown) {
         call.row(client_row(&call, &owner, &check, client)).await?;
     }

@@ -102,7 +102,7 @@ const LIMIT: usize = 50;
 
 async fn who(call: Call) -> Result<Done, CommandError> {
     let pattern = call.text("pattern").map(Pattern::new);
-    let limit = call.value("limit").unwrap_or(usize::MAX);
+    let limit = call.limit(usize::MAX)?;
     let now = call.server.clock.now();
     let (mut after, mut shown) = (None, 0);
     'pages: while shown < limit {
@@ -170,17 +170,17 @@ async fn last(call: Call) -> Result<Done, CommandError> {
             Some(account.id)
         }
     };
-    let query = Query {
-        account,
-        failed: call.flag("failed"),
-        before: call.value("after"),
-        limit: call.value("limit").unwrap_or(LIMIT),
-    };
+    let limit = call.limit(LIMIT)?;
+    let query = Query { account, failed: call.flag("failed"), before: call.value("after"), limit };
     let found = server.logins(query).await?;
     for (stamp, record) in &found {
         call.row(last_row(server, *stamp, record)).await?;
     }
-    Ok(if found.is_empty() { Done::nothing("no login is remembered") } else { Done::said("") })
+    Ok(match found.last() {
+        None => Done::nothing("no login is remembered"),
+        Some((stamp, _)) if found.len() == limit => Done::said("").with("next", stamp.to_string()),
+        Some(_) => Done::said(""),
+    })
 }
 
 fn last_row(server: &Server, stamp: u64, record: &LoginRecord) -> Map<String, Value> {

@@ -150,10 +150,7 @@ async fn recent(call: Call) -> Result<Done, CommandError> {
                 Shown::Nothing => false,
             })
     };
-    let limit = call.value::<usize>("limit").unwrap_or(usize::MAX);
-    if limit == 0 {
-        return Err(CommandError::usage("`limit` has to be 1 at least"));
-    }
+    let limit = call.limit(usize::MAX)?;
     let mut found = call.server.recent.all();
     found.retain(fits);
     let total = found.len();

@@ -159,6 +159,12 @@ pub const COMMANDS: &[Command] = &[
                 form: Form::Option,
                 kind: ValueKind::Number,
             },
+            Arg {
+                name: "after",
+                about: "Go on behind the entry with this cursor",
+                form: Form::Option,
+                kind: ValueKind::Number,
+            },
         ],
         mutates: false,
         right: Right::Audit,
@@ -264,28 +270,33 @@ async fn backup(call: Call) -> Result<Done, CommandError> {
 }
 
 async fn audit(call: Call) -> Result<Done, CommandError> {
-    let limit = call.value("limit").unwrap_or(100);
+    let limit = call.limit(100)?;
     let own = call.confined().cloned();
     let about = match (call.text("jid"), &own) {
         (Some(_), _) => Some(call.jid("jid")?),
         (None, Some(me)) => Some(me.jid().clone()),
         (None, None) => None,
     };
-    let entries = match about {
-        Some(jid) => {
-            let account = call.account(&jid).await?.ok_or_else(|| unknown(&jid))?;
-            call.server.audit_of(account.id, limit).await?
-        }
-        None => call.server.audit_tail(limit).await?,
+    let about = match about {
+        Some(jid) => Some(call.account(&jid).await?.ok_or_else(|| unknown(&jid))?.id),
+        None => None,
     };
-    for entry in &entries {
-        call.row(match &own {
+    let entries = call.server.audit_page(about, call.value("after"), limit).await?;
+    for (stamp, entry) in &entries {
+        let mut row = match &own {
             Some(me) => own_entry(entry, me),
             None => whole_entry(entry),
-        })
-        .await?;
+        };
+        row.insert("cursor".into(), stamp.to_string().into());
+        call.row(row).await?;
     }
-    Ok(if entries.is_empty() { Done::nothing("the audit is empty") } else { Done::said("") })
+    Ok(match entries.last() {
+        None => Done::nothing("nothing was noted"),
+        Some((stamp, _)) if entries.len() == limit => {
+            Done::said("").with("next", stamp.to_string())
+        }
+        Some(_) => Done::said(""),
+    })
 }
 
 fn whole_entry(entry: &Entry) -> Map<String, Value> {

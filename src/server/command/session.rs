@@ -263,14 +263,11 @@ async fn list(call: Call) -> Result<Done, CommandError> {
     let whose = call.text("pattern").filter(|pattern| !pattern.contains('*')).map(Jid::parse);
     let whose = whose.transpose().unwrap_or(None);
     let whose = call.confined().map(|me| me.jid().clone()).or(whose);
-    let limit = call.value::<usize>("limit");
-    if limit == Some(0) {
-        return Err(CommandError::usage("`limit` has to be 1 at least"));
-    }
+    let limit = call.limit(usize::MAX)?;
     let registry = &call.server.registry;
     let (mut after, mut shown) = (call.value::<SessionId>("after"), 0);
     loop {
-        let room = limit.map_or(usize::MAX, |limit| limit - shown).min(PAGE);
+        let room = (limit - shown).min(PAGE);
         let page = match &whose {
             Some(jid) => registry.page_of(jid, after, room, wanted),
             None => registry.page_where(after, room, registry::BUDGET, wanted),
@@ -283,7 +280,7 @@ async fn list(call: Call) -> Result<Done, CommandError> {
             call.row(session_row(&session)).await?;
         }
         after = page.next;
-        if after.is_none() || limit == Some(shown) {
+        if after.is_none() || limit == shown {
             break;
         }
         tokio::task::yield_now().await;
@@ -291,7 +288,7 @@ async fn list(call: Call) -> Result<Done, CommandError> {
     if shown == 0 {
         return Ok(Done::nothing("no session matches"));
     }
-    if limit.is_none() {
+    if limit == usize::MAX {
         return Ok(Done::said(""));
     }
     let mut more = false;

@@ -5,7 +5,7 @@ use wire::{Jid, Secret};
 
 use super::{
     Arg, Call, Command, CommandError, Done, Form, Running, Scope, Shape, ValueKind,
-    pattern::Pattern, row,
+    pattern::Pattern, row, session::LIMIT,
 };
 use crate::{
     account::{Account, AccountError, Role},
@@ -108,12 +108,21 @@ pub const COMMANDS: &[Command] = &[
         name: "user list",
         about: "List accounts",
         details: "",
-        args: &[Arg {
-            name: "pattern",
-            about: "Only those whose address matches; `*` stands for anything",
-            form: Form::Optional,
-            kind: ValueKind::JidPattern,
-        }],
+        args: &[
+            Arg {
+                name: "pattern",
+                about: "Only those whose address matches; `*` stands for anything",
+                form: Form::Optional,
+                kind: ValueKind::JidPattern,
+            },
+            LIMIT,
+            Arg {
+                name: "after",
+                about: "Only those behind this one, in the order of the addresses",
+                form: Form::Option,
+                kind: ValueKind::Jid,
+            },
+        ],
         mutates: false,
         right: Right::List,
         scope: Scope::Others,
@@ -344,20 +353,28 @@ fn account_row(call: &Call, account: &Account) -> serde_json::Map<String, Value>
 async fn list(call: Call) -> Result<Done, CommandError> {
     let pattern = call.text("pattern").map(Pattern::new);
     let named = pattern.as_ref().is_some_and(Pattern::names_one);
-    let mut after: Option<String> = None;
-    let mut shown = 0u64;
+    let limit = call.limit(usize::MAX)?;
+    let after = call.text("after").map(|_| call.jid("after")).transpose()?;
+    let mut after = after.map(|jid| jid.bare_str().to_owned());
+    let (mut shown, mut last_shown) = (0, String::new());
     loop {
         let page = call.server.accounts(after.as_deref(), 500).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.jid.clone());
         for account in &page {
-            if pattern.as_ref().is_none_or(|pattern| pattern.matches(&account.jid)) {
-                shown += 1;
-                if named {
-                    call.note(account.id, &account.jid);
-                }
-                call.row(account_row(&call, account)).await?;
+            if pattern.as_ref().is_some_and(|pattern| !pattern.matches(&account.jid)) {
+                continue;
             }
+            if shown == limit {
+                let message = format!("the next ones: `--after {last_shown}`");
+                return Ok(Done::said(message).with("next", last_shown));
+            }
+            shown += 1;
+            last_shown.clone_from(&account.jid);
+            if named {
+                call.note(account.id, &account.jid);
+            }
+            call.row(account_row(&call, account)).await?;
         }
     }
     Ok(if shown == 0 { Done::nothing("no account matches") } else { Done::said("") })
