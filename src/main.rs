@@ -184,6 +184,9 @@ async fn live_on(
     let administration = tokio::spawn(socket.serve(server.clone(), async {
         let _ = told.await;
     }));
+    for webhook in &config.webhook {
+        tokio::spawn(net::webhook::tell(server.clone(), webhook.clone()));
+    }
     tokio::spawn(server.clone().sweep_forever());
     tokio::spawn(server.clone().keep_schedule());
     tokio::spawn(server.clone().age_forever());

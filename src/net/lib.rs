@@ -6,6 +6,7 @@
 //!                     (proxy)    │  read ► scanner ► Stream::step ► effects
 //!                                │  waiting: one question to the server at a time; pauses reading
 //!                                └─ mailbox ► outbox ► vectored write
+//! events ──► webhook ──► ureq (requests of our own)
 //! Listener ──accept──► Http ──► hyper ──► whatever service the binary gives it
 //! ```
 
@@ -22,6 +23,7 @@ mod pace;
 mod proxy;
 pub mod tls;
 mod transport;
+pub mod webhook;
 
 pub use inherited::Inherited;
 pub use listener::{Door, ListenError, Listener};

@@ -350,6 +350,7 @@ impl Server {
             ending.rerouting = rerouting.as_ref().map(|(_, receiver)| receiver.clone());
         }
         self.metrics.ended(record.reason);
+        self.announce_end(session, &record);
         self.note_end(session, &record);
         let ended = Ended { server: self.clone(), session: session.clone(), record };
         if let Some(told) = self.hooks.ended.tell(&ended) {

@@ -68,6 +68,7 @@ mod unauthed;
 mod upgrade;
 pub mod vault;
 mod visit;
+pub mod webhook;
 pub mod words;
 
 use std::{
@@ -147,6 +148,7 @@ pub struct Server {
     pub(crate) rates: command::rate::Rates,
     pub(crate) unauthed: unauthed::Unauthed,
     pub(crate) notes: history::Notes,
+    pub(crate) outbox: webhook::Outbox,
     /// Where the pass over all accounts is; see [`privacy`].
     pub(crate) walk: tokio::sync::Mutex<privacy::Walk>,
     /// Plugins' own state about this server.
@@ -191,6 +193,7 @@ const TABLES: &[&Table] = &[
     &history::LOGIN,
     &history::LOGIN_REFUSED,
     &history::LOGIN_TIME,
+    &webhook::EVENTS,
 ];
 
 /// How long a stopping server waits for the ends of its sessions to be written.
@@ -271,6 +274,7 @@ impl Server {
             rates: command::rate::Rates::default(),
             unauthed,
             notes: history::Notes::default(),
+            outbox: webhook::Outbox::default(),
             walk: tokio::sync::Mutex::default(),
             slots: parking_lot::Mutex::default(),
             stop: stop::Stop::default(),
@@ -347,6 +351,9 @@ impl Server {
         }
         if !self.history_written(LAST_NOTES).await {
             tracing::error!(event = "history-not-written", error = "the disk is too slow");
+        }
+        if tokio::time::timeout(LAST_NOTES, self.events_written()).await.is_err() {
+            tracing::error!(event = "webhook-events-lost", error = "the disk is too slow");
         }
     }
 }

@@ -38,6 +38,7 @@ pub struct Metrics {
     ends: Family<Labels<1>, Counter>,
     resumes: Family<Labels<1>, Counter>,
     tokens: Family<Labels<1>, Counter>,
+    webhooks: Family<Labels<1>, Counter>,
     sessions: Family<Labels<1>, Gauge>,
     hibernating: Gauge,
     queue_bytes: Gauge,
@@ -57,6 +58,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("usher");
         let (logins, login_failures) = (Family::default(), Family::default());
         let (ends, resumes, tokens) = (Family::default(), Family::default(), Family::default());
+        let webhooks = Family::default();
         let (sessions, hibernating) = (Family::default(), Gauge::default());
         let (queue_bytes, queue_stanzas) = (Gauge::default(), Gauge::default());
         let (uptime, storage) = (Gauge::default(), Arc::new(Latency::default()));
@@ -74,6 +76,11 @@ impl Metrics {
             resumes.clone(),
         );
         registry.register("tokens", "Tokens that were `minted` or `revoked`", tokens.clone());
+        registry.register(
+            "webhook_requests",
+            "Requests to webhooks, by outcome: `heard`, `refused` or `failed`",
+            webhooks.clone(),
+        );
         registry.register(
             "sessions",
             "Sessions that are there, by stage; those that hibernate count with the stage that they had",
@@ -116,6 +123,7 @@ impl Metrics {
             ends,
             resumes,
             tokens,
+            webhooks,
             sessions,
             hibernating,
             queue_bytes,
@@ -145,6 +153,11 @@ impl Metrics {
 
     pub(crate) fn token(&self, event: &'static str) {
         self.tokens.get_or_create(&[("event", event)]).inc();
+    }
+
+    /// A webhook was sent an event.
+    pub fn webhook_asked(&self, outcome: &'static str) {
+        self.webhooks.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// All of it, in the text format of OpenMetrics. Walks all sessions.

@@ -7,7 +7,7 @@
 //!           rodauth, seeds
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
-//!  api: the HTTP face
+//!  api: the HTTP face   webhooks: programs that are told of ends
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
@@ -62,5 +62,6 @@ mod stores;
 mod tasks;
 mod throttle;
 mod walls;
+mod webhooks;
 mod world;
 mod xml;

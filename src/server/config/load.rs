@@ -16,10 +16,10 @@ use toml::{
 use wire::Jid;
 
 use super::{
-    Config,
+    Config, Webhook,
     schema::{Kind, Node, ROOT},
 };
-use crate::command::network;
+use crate::{command::network, end::Reason};
 
 /// The file that is read if none is named, in the working directory.
 const DEFAULT_FILE: &str = "usher.toml";
@@ -267,6 +267,7 @@ impl Reader<'_> {
         }
         self.check_hosts(config);
         self.check_listen(config);
+        self.check_webhooks(config);
         let (certificate, key) = (config.tls.certificate.is_some(), config.tls.key.is_some());
         if certificate != key {
             let (there, missing) = match certificate {
@@ -386,6 +387,46 @@ impl Reader<'_> {
             let message = "`listen.proxies_tls` is set, but `listen.proxies` is empty";
             let hint = "name the balancers whose word on TLS counts, or leave it out";
             self.problem(self.at("listen.proxies_tls"), message, hint);
+        }
+    }
+
+    fn check_webhooks(&mut self, config: &Config) {
+        for (i, webhook) in config.webhook.iter().enumerate() {
+            let Webhook { name, url, key, reasons, .. } = webhook;
+            let mut wrong = |field: &str, what: String, hint: &str| {
+                let path = format!("webhook[{i}].{field}");
+                let line = self.at(&path).or_else(|| self.at(&format!("webhook[{i}]")));
+                self.problem(line, format!("`{path}`{what}"), hint);
+            };
+            let letter = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            if name.is_empty() || !name.chars().all(letter) {
+                let hint = "name it as in `billing`: letters, digits and hyphens";
+                wrong("name", format!(": `{name}` is no such name"), hint);
+            } else if config.webhook.iter().take(i).any(|other| other.name == *name) {
+                wrong("name", format!(": `{name}` is there twice"), "give each its own name");
+            }
+            let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
+            let after = |start: &&str| {
+                url.strip_prefix(*start)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+            };
+            if !url.starts_with("https://") && !local.iter().any(after) {
+                let hint = "write it as in `https://example.org/events`; plain `http:` only to this machine";
+                wrong("url", format!(": `{url}` is no such address"), hint);
+            }
+            if key.expose().chars().count() < 32 {
+                let hint = "make one with `openssl rand -hex 32`";
+                wrong("key", " has less than 32 characters".into(), hint);
+            }
+            for reason in reasons.iter().filter(|reason| !Reason::NAMES.contains(&reason.as_str()))
+            {
+                let names = Reason::NAMES.join("`, `");
+                wrong(
+                    "reasons",
+                    format!(": `{reason}` is no reason"),
+                    &format!("there are `{names}`"),
+                );
+            }
         }
     }
 

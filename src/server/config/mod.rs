@@ -39,6 +39,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is offered over HTTP.
     pub http: Http,
+    /// Programs that are told when sessions end.
+    pub webhook: Vec<Webhook>,
     /// Certificates and what is demanded of clients.
     pub tls: Tls,
     /// How accounts prove who they are.
@@ -81,6 +83,7 @@ impl Default for Config {
             host: vec![Host::default()],
             listen: Listen::default(),
             http: Http::default(),
+            webhook: Vec::new(),
             tls: Tls::default(),
             auth: Auth::default(),
             limits: Limits::default(),
@@ -198,6 +201,63 @@ impl Http {
     #[must_use]
     pub fn trusted(&self) -> Vec<IpNet> {
         self.proxies.iter().filter_map(|text| network(text).ok()).collect()
+    }
+}
+
+/// A program that is told of every session that ends, once it had logged in: by POST, as a signed
+/// security event token. It is told again until it answers with 2xx; an event that it has heard before has
+/// the same `jti`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhook {
+    /// A short name of letters, digits and hyphens, for the log and for what waits; who changes it
+    /// leaves behind what was not heard.
+    pub name: String,
+    /// Where to send it, as in `https://example.org/events`. Plain `http:` only to this machine.
+    pub url: String,
+    /// What it is signed with (HMAC-SHA-256): 32 random characters at least, known to both sides.
+    pub key: Hidden,
+    /// Only ends for these reasons, as in `["revoked", "account-disabled"]`; empty: all.
+    pub reasons: Vec<String>,
+    /// How long an event is kept for one that does not hear.
+    pub keep: Span,
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            url: String::new(),
+            key: Hidden::default(),
+            reasons: Vec::new(),
+            keep: Span::days(3),
+        }
+    }
+}
+
+/// A text that is shown to nobody.
+#[derive(Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Hidden {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(…)")
     }
 }
 

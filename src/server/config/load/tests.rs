@@ -233,3 +233,31 @@ fn proxies_are_networks() {
     let text = wrong("[listen]\nproxies_tls = true");
     assert!(text.starts_with("f:2: `listen.proxies_tls` is set, but"), "{text}");
 }
+
+#[test]
+fn webhooks_are_named_addressed_and_have_a_key() {
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    let good = format!(
+        "[[webhook]]\nname = \"billing\"\nurl = \"https://a.example/e\"\nkey = \"{KEY}\"\n"
+    );
+    assert_eq!(format!("{:?}", right(&good).webhook[0].key), "Hidden(…)");
+    for (from, to, said) in [
+        ("billing", "bil/ling", "`webhook[0].name`"),
+        ("https://a", "http://a", "`webhook[0].url`"),
+        ("https://a.example/e", "http://localhost.evil.example/", "`webhook[0].url`"),
+        ("abcdef\"", "\"", "32 characters"),
+    ] {
+        let error = wrong(&good.replace(from, to));
+        assert!(error.contains(said) && !error.contains("0123456789"), "{error}");
+    }
+    assert!(wrong(&format!("{good}reasons = [\"revokd\"]")).contains("`revokd` is no reason"));
+    assert!(wrong(&format!("{good}{good}")).contains("twice"));
+    right(&good.replace("https://a.example/e", "http://127.0.0.1:8080/e"));
+}
+
+#[test]
+fn http_in_the_clear_does_not_leave_the_machine() {
+    assert!(wrong("[listen]\nhttp = [\"0.0.0.0:80\"]").contains("loopback"));
+    right("[listen]\nhttp = [\"[::1]:80\"]\nhttps = [\"0.0.0.0:443\"]");
+    assert!(wrong("[http]\nproxies = [\"nowhere\"]").contains("`http.proxies[0]`"));
+}
