@@ -17,14 +17,14 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
 use wire::Mechanism;
 
 use crate::{
     Server,
     end::Reason,
-    store::{Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError, Table},
+    store::{self, Batch, Fetch, Owner, Range, Row, SharedStore, Store, StoreError},
 };
 
 /// Labels of a metric: name and value.
@@ -32,7 +32,7 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// The counts of a server.
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    table: Mutex<Table>,
     logins: Family<Labels<1>, Counter>,
     login_failures: Family<Labels<2>, Counter>,
     ends: Family<Labels<1>, Counter>,
@@ -55,69 +55,69 @@ impl Default for Metrics {
 
 impl Metrics {
     fn new() -> Self {
-        let mut registry = Registry::with_prefix("usher");
+        let mut table = Table::default();
         let (logins, login_failures) = (Family::default(), Family::default());
         let (ends, resumes, tokens) = (Family::default(), Family::default(), Family::default());
-        let webhooks = Family::default();
-        let (sessions, hibernating) = (Family::default(), Gauge::default());
+        let (webhooks, sessions) = (Family::default(), Family::default());
+        let (hibernating, uptime) = (Gauge::default(), Gauge::default());
         let (queue_bytes, queue_stanzas) = (Gauge::default(), Gauge::default());
-        let (uptime, storage) = (Gauge::default(), Arc::new(Latency::default()));
+        let storage = Arc::new(Latency::default());
         let Latency { operations, failures } = &*storage;
-        registry.register("logins", "Logins, by mechanism", logins.clone());
-        registry.register(
+        table.counter("logins", "mechanism", "Logins", &logins);
+        table.counter(
             "login_failures",
-            "Logins that were refused, by mechanism and reason",
-            login_failures.clone(),
+            "mechanism, reason",
+            "Logins that were refused",
+            &login_failures,
         );
-        registry.register("session_ends", "Sessions that ended, by reason", ends.clone());
-        registry.register(
+        table.counter("session_ends", "reason", "Sessions that ended", &ends);
+        table.counter(
             "resumes",
-            "Streams that were to be resumed, by outcome: `resumed`, or the condition of the refusal",
-            resumes.clone(),
+            "outcome",
+            "Streams that were to be resumed: `resumed`, or the condition of the refusal",
+            &resumes,
         );
-        registry.register("tokens", "Tokens that were `minted` or `revoked`", tokens.clone());
-        registry.register(
+        table.counter("tokens", "event", "Tokens that were `minted` or `revoked`", &tokens);
+        table.counter(
             "webhook_requests",
-            "Requests to webhooks, by outcome: `heard`, `refused` or `failed`",
-            webhooks.clone(),
+            "outcome",
+            "Requests to webhooks: `heard`, `refused` or `failed`",
+            &webhooks,
         );
-        registry.register(
+        table.gauge(
             "sessions",
-            "Sessions that are there, by stage; those that hibernate count with the stage that they had",
-            sessions.clone(),
+            "stage",
+            "Sessions that are there; those that hibernate have the stage that they had",
+            None,
+            &sessions,
         );
-        registry.register(
+        table.gauge(
             "sessions_hibernating",
+            "",
             "Sessions without a connection that wait to be resumed",
-            hibernating.clone(),
+            None,
+            &hibernating,
         );
-        registry.register_with_unit(
+        table.gauge(
             "queue",
+            "",
             "What waits to be sent to clients, or for their word that they have it",
-            Unit::Bytes,
-            queue_bytes.clone(),
+            Some(Unit::Bytes),
+            &queue_bytes,
         );
-        registry.register("queue_stanzas", "The same in stanzas", queue_stanzas.clone());
-        registry.register_with_unit(
-            "uptime",
-            "Since the server was started",
-            Unit::Seconds,
-            uptime.clone(),
-        );
-        registry.register_with_unit(
+        table.gauge("queue_stanzas", "", "The same in stanzas", None, &queue_stanzas);
+        table.gauge("uptime", "", "Since the server was started", Some(Unit::Seconds), &uptime);
+        table.add(
             "storage",
-            "How long storage takes, by operation; a `commit` is on the disk then",
-            Unit::Seconds,
-            operations.clone(),
+            "operation",
+            "histogram",
+            "How long storage takes; after a `commit` it is on the disk",
+            Some(Unit::Seconds),
+            operations,
         );
-        registry.register(
-            "storage_failures",
-            "Requests to storage that failed, by operation",
-            failures.clone(),
-        );
-        let registry = Mutex::new(registry);
+        table.counter("storage_failures", "operation", "Requests to storage that failed", failures);
         Self {
-            registry,
+            table: Mutex::new(table),
             logins,
             login_failures,
             ends,
@@ -131,6 +131,21 @@ impl Metrics {
             uptime,
             storage,
         }
+    }
+
+    /// All metrics as Markdown, for the documentation.
+    #[must_use]
+    pub fn reference() -> String {
+        let mut out = String::from(
+            "# Metrics\n\n\
+             At `/metrics`, in the text format of OpenMetrics; what it takes to read them is in\n\
+             [operations.md](../operations.md). `grafana.json` beside it is a dashboard of them.\n\n\
+             | Name | Labels | Type | Meaning |\n|---|---|---|---|\n",
+        );
+        for Line { name, labels, kind, help } in &Self::new().table.lock().lines {
+            let _ = writeln!(out, "| `{name}` | {labels} | {kind} | {help} |");
+        }
+        out
     }
 
     pub(crate) fn logged_in(&self, mechanism: Mechanism) {
@@ -185,7 +200,7 @@ impl Metrics {
         let uptime = server.clock.now().seconds_since(server.started);
         self.uptime.set(i64::try_from(uptime).unwrap_or(i64::MAX));
         let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry.lock()) {
+        if let Err(error) = encode(&mut text, &self.table.lock().registry) {
             // Writing to a string does not fail; if it does, whoever reads it is told.
             let _ = write!(text, "# {error}");
         }
@@ -195,6 +210,67 @@ impl Metrics {
     /// The same store, with its time taken.
     pub(crate) fn timed(&self, store: SharedStore) -> SharedStore {
         Arc::new(Timed { store, latency: self.storage.clone() })
+    }
+}
+
+/// What is registered, and what it is called.
+struct Table {
+    registry: Registry,
+    lines: Vec<Line>,
+}
+
+/// A metric, for the documentation.
+struct Line {
+    name: String,
+    labels: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { registry: Registry::with_prefix("usher"), lines: Vec::new() }
+    }
+}
+
+impl Table {
+    fn counter(
+        &mut self,
+        name: &'static str,
+        labels: &'static str,
+        help: &'static str,
+        metric: &(impl Metric + Clone),
+    ) {
+        self.add(name, labels, "counter", help, None, metric);
+    }
+
+    fn gauge(
+        &mut self,
+        name: &'static str,
+        labels: &'static str,
+        help: &'static str,
+        unit: Option<Unit>,
+        metric: &(impl Metric + Clone),
+    ) {
+        self.add(name, labels, "gauge", help, unit, metric);
+    }
+
+    fn add(
+        &mut self,
+        name: &'static str,
+        labels: &'static str,
+        kind: &'static str,
+        help: &'static str,
+        unit: Option<Unit>,
+        metric: &(impl Metric + Clone),
+    ) {
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let of = unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
+        self.lines.push(Line { name: format!("usher_{name}{of}{suffix}"), labels, kind, help });
+        match unit {
+            Some(unit) => self.registry.register_with_unit(name, help, unit, metric.clone()),
+            None => self.registry.register(name, help, metric.clone()),
+        }
     }
 }
 
@@ -238,15 +314,15 @@ struct Timed {
 }
 
 impl Store for Timed {
-    fn get(&self, table: &'static Table, owner: Owner, key: &[u8]) -> Fetch<Option<Bytes>> {
+    fn get(&self, table: &'static store::Table, owner: Owner, key: &[u8]) -> Fetch<Option<Bytes>> {
         self.latency.take("get", self.store.get(table, owner, key))
     }
 
-    fn rows(&self, table: &'static Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
+    fn rows(&self, table: &'static store::Table, owner: Owner, range: Range) -> Fetch<Vec<Row>> {
         self.latency.take("rows", self.store.rows(table, owner, range))
     }
 
-    fn count(&self, table: &'static Table, owner: Owner) -> Fetch<u64> {
+    fn count(&self, table: &'static store::Table, owner: Owner) -> Fetch<u64> {
         self.latency.take("count", self.store.count(table, owner))
     }
 

@@ -461,6 +461,13 @@ async fn whoever_watches_the_server_gets_true_numbers() {
     assert!(value("usher_tokens_total{event=\"minted\"}") >= 2.0);
     assert!(value("usher_storage_seconds_count{operation=\"commit\"}") >= 2.0);
     assert!(text.ends_with("# EOF\n"), "{text}");
+    let reference = server::metrics::Metrics::reference();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().expect("a name");
+        let ends = ["", "_bucket", "_count", "_sum"];
+        let mut known = ends.iter().filter_map(|end| name.strip_suffix(end));
+        assert!(known.any(|name| reference.contains(&format!("`{name}`"))), "{line}");
+    }
 
     face.stop.send(true).expect("is heard");
     assert_eq!(face.get("", "/readyz").await.problem(), "unavailable");

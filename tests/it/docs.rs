@@ -24,6 +24,36 @@ fn commands() {
 }
 
 #[test]
+fn metrics() {
+    generated("reference/metrics.md", &server::metrics::Metrics::reference());
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_are_there() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/grafana.json");
+    let text = fs::read_to_string(path).expect("is there");
+    let board: serde_json::Value = serde_json::from_str(&text).expect("is JSON");
+    let reference = server::metrics::Metrics::reference();
+    let known: Vec<_> = reference.split('`').filter(|name| name.starts_with("usher_")).collect();
+    let mut asked = Vec::new();
+    for panel in board["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().expect("targets") {
+            let expr = target["expr"].as_str().expect("an expression");
+            let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+            let names = expr.split(word).filter(|name| name.starts_with("usher_"));
+            asked.extend(names.map(|name| {
+                let name = name.strip_suffix("_bucket").unwrap_or(name);
+                assert!(known.contains(&name), "{name} in {expr}");
+                name.to_owned()
+            }));
+        }
+    }
+    for name in known {
+        assert!(asked.iter().any(|asked| asked == name), "{name} is shown nowhere");
+    }
+}
+
+#[test]
 fn configuration() {
     generated("reference/configuration.md", &server::config::reference());
 }
