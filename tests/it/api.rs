@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http};
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, channel::Channel};
 use serde_json::{Value, json};
 use server::{
     Server,
@@ -511,6 +511,17 @@ async fn sessions_are_watched_as_they_come_and_go_for_as_long_as_the_token_is_go
     let (name, data) = next().await.expect("an event");
     assert_eq!((&*name, data["forbidden"].as_bool()), ("failed", Some(true)), "{data}");
     assert_eq!(next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let world = World::without_doors(plugins::ALL, |_| {});
+    let face = Face::of(&world.server);
+    let (_silent, never) = Channel::<bytes::Bytes>::new(1);
+    let form = "application/x-www-form-urlencoded";
+    let request = request(Method::POST, "", "oauth/revoke").header(header::CONTENT_TYPE, form);
+    let answer = face.ask(request, Body::new(never)).await;
+    assert_eq!(answer.problem(), "usage", "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ pub mod openapi;
 mod params;
 mod problem;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -33,6 +33,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use server::{Server, command};
 use tokio::sync::watch;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use self::problem::Problem;
 
@@ -40,6 +41,8 @@ use self::problem::Problem;
 pub const ROOT: &str = "/api/v1";
 /// The longest body of a request in bytes: an import comes in chunks that fit.
 const BODY: usize = 1 << 20;
+/// How long the next part of a body may be waited for.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What requests are done with.
 #[derive(Clone)]
@@ -61,6 +64,7 @@ pub fn router(server: &Arc<Server>, stop: watch::Receiver<bool>) -> Router {
         .merge(openapi::routes())
         .fallback(async || Problem::nowhere())
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(middleware::from_fn(finish))
         .with_state(api)
 }
