@@ -10,6 +10,7 @@ pub mod carbons;
 mod command;
 pub mod csi;
 pub mod disco;
+pub mod feed;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -33,6 +34,7 @@ pub static ALL: &[Plugin] = &[
     carbons::PLUGIN,
     csi::PLUGIN,
     cam::PLUGIN,
+    feed::PLUGIN,
     register::PLUGIN,
     ping::PLUGIN,
     version::PLUGIN,

@@ -119,6 +119,8 @@ pub enum Feature {
     Carbons = 1,
     /// The `outbound` hooks are asked about what it is sent.
     Outbound = 2,
+    /// It is told when its account's sessions come, change and go.
+    Sessions = 4,
 }
 
 /// Who a session is, once it has logged in. Changes only when another connection goes on with its

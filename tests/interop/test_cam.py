@@ -148,3 +148,21 @@ async def test_pr_22_the_clients_of_others_are_nobody_s_business(usher, clients)
     await bob.barrier()
     root = await clients("slixmpp", *await usher.account("root", "--role", "admin")).online()
     assert (await listed(root, ito=bob.bare)).keys() == {theirs}
+
+
+async def test_b_11_a_client_is_told_when_another_one_comes_and_goes(usher, clients, kind):
+    jid, password = await usher.account("alice")
+    desk = await clients(kind, jid, password, resource="desk").online()
+    await desk.iq("set", "<subscribe xmlns='urn:usher:session:0'/>")
+    phone = await clients("slixmpp", jid, password, resource="phone").online()
+    await desk.expect("iq", type="set")
+    # The libraries do not know this, and say so; nobody minds.
+    await desk.barrier()
+    desk.backlog.clear()
+    await phone.logout()
+    await desk.expect("iq", type="set")
+    await desk.iq("set", "<unsubscribe xmlns='urn:usher:session:0'/>")
+    desk.backlog.clear()
+    await clients("slixmpp", jid, password, resource="phone").login()
+    await desk.barrier()
+    desk.none("iq", type="set")

@@ -4,7 +4,7 @@
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
-//!           rodauth, seeds
+//!           rodauth, seeds; cam, register, feed: what owners do from their clients
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
 //!  api: the HTTP face   webhooks: programs that are told of ends
@@ -32,6 +32,7 @@ mod dormant;
 mod ending;
 mod ends;
 mod faults;
+mod feed;
 mod flights;
 mod handover;
 mod history;

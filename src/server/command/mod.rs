@@ -45,7 +45,10 @@ pub use self::{
 };
 pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
 pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
-pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
+pub use self::{
+    server::COMMANDS as SERVER,
+    session::{COMMANDS as SESSION, session_row},
+};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
