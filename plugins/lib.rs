@@ -4,13 +4,17 @@
 //! A plugin sees `server` and `wire`, never sockets, SQL or the ways to administer.
 #![forbid(unsafe_code)]
 
+pub mod cam;
 pub mod caps;
 pub mod carbons;
+mod command;
 pub mod csi;
 pub mod disco;
+pub mod feed;
 pub mod offline;
 pub mod ping;
 pub mod presence;
+pub mod register;
 pub mod roster;
 mod specs;
 #[cfg(test)]
@@ -29,6 +33,9 @@ pub static ALL: &[Plugin] = &[
     offline::PLUGIN,
     carbons::PLUGIN,
     csi::PLUGIN,
+    cam::PLUGIN,
+    feed::PLUGIN,
+    register::PLUGIN,
     ping::PLUGIN,
     version::PLUGIN,
     time::PLUGIN,

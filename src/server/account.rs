@@ -89,6 +89,10 @@ pub struct Account {
     pub created: Millis,
     /// Grows with each change of the password; credentials of an earlier generation are void.
     pub generation: u64,
+    /// How often its password was changed, whoever had to go because of that: tells which clients know
+    /// the one it has now.
+    #[serde(default)]
+    pub passwords: u64,
     /// Raised to end everything from before; see [`crate::epoch`].
     #[serde(default, skip_serializing_if = "Epoch::is_first")]
     pub epoch: Epoch,
@@ -207,6 +211,7 @@ impl Account {
     pub(crate) fn set_keys(&mut self, keys: &Keys) {
         self.sha1 = keys.sha1.clone();
         self.sha256 = keys.sha256.clone();
+        self.passwords += 1;
     }
 }
 
@@ -334,6 +339,7 @@ impl Server {
             disabled: false,
             created: now,
             generation: 1,
+            passwords: 0,
             epoch: Epoch::default(),
             policy: Policy::default(),
             groups: Vec::new(),
@@ -388,6 +394,7 @@ mod tests {
             disabled: false,
             created: Millis(0),
             generation: 1,
+            passwords: 0,
             epoch: Epoch::default(),
             policy: Policy::default(),
             groups: Vec::new(),

@@ -34,7 +34,8 @@ pub enum Standing {
 impl Server {
     /// Sets another password, by the owner from the session `current`, or by somebody else. Who has to
     /// go is said by `on.password_change` and `on.password_reset`; unless nobody has, tokens from
-    /// before are void. Gives the number of sessions that ended.
+    /// before are void. The owner's own session is left to the caller even if all have to go: it has to
+    /// hear the answer first. Gives the number of sessions that ended.
     ///
     /// # Errors
     /// [`AccountError`].
@@ -49,18 +50,41 @@ impl Server {
             Actor::Owner(_) => self.config.on.password_change,
             _ => self.config.on.password_reset,
         };
-        self.change_account(jid, |account| {
+        let account = self.change_account(jid, |account| {
             account.set_keys(&keys);
             account.generation += u64::from(who != Who::Nobody);
-        })
-        .await?;
+        });
+        let account = account.await?;
+        self.note_author(&account, current).await?;
         let notice = match actor {
             Actor::Owner(_) => Notice::PasswordChanged,
             _ => Notice::PasswordReset,
         };
+        let who = match (&actor, who) {
+            // The owner has to hear what came of it.
+            (Actor::Owner(_), Who::All) => Who::Others,
+            (_, who) => who,
+        };
         let ended = self.end_account(jid, Reason::PasswordChanged, actor, who, current).await;
         self.notify_owner(jid, notice).await;
         Ok(ended)
+    }
+
+    /// The client that has set the account's password knows it.
+    async fn note_author(
+        &self,
+        account: &Account,
+        current: Option<SessionId>,
+    ) -> Result<(), StoreError> {
+        let session = current.and_then(|id| self.registry.get(id));
+        let me = session.and_then(|session| session.identity());
+        let Some(me) = me.filter(|me| me.account == account.id) else { return Ok(()) };
+        let Some(client) = me.client() else { return Ok(()) };
+        let change = |client: &mut crate::client::Client| {
+            client.password = Some(account.passwords);
+            true
+        };
+        self.change_client(account.id, client.sid, change).await.map(drop)
     }
 
     /// Changes what an account may do. Gives the number of sessions that ended because of it.

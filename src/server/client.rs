@@ -7,6 +7,7 @@
 //!
 //! Storage is in [`book`], what opens sessions is in [`crate::vault`].
 
+pub mod access;
 pub mod book;
 pub(crate) mod cache;
 mod change;
@@ -94,6 +95,10 @@ pub struct Client {
     pub frozen: Option<Tombstone>,
     /// The account's password when it was first seen; what came before a change is void.
     pub generation: u64,
+    /// The number of the account's password that it has shown last; none: it has shown none. What it
+    /// showed before it was changed does not let it in again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<u64>,
     /// The epochs that it was first seen in.
     #[serde(default)]
     pub stamp: Stamp,
@@ -550,6 +555,7 @@ impl Client {
             block: None,
             frozen: None,
             generation: owner.generation,
+            password: None,
             stamp: owner.stamp,
             over: None,
             grants: Vec::new(),

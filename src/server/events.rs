@@ -92,6 +92,12 @@ impl Events {
         }
     }
 
+    /// How many watch.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// Watches from now on.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Event> {

@@ -397,6 +397,7 @@ impl Server {
             grant: whose.grant,
             token,
             generation: whose.generation,
+            passwords: account.passwords,
             stamp: whose.stamp,
             live: Mutex::new(Live {
                 policy,

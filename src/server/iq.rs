@@ -21,8 +21,8 @@ pub enum Answer {
     Later(Later<Answer>),
     /// Done; the payload may be empty.
     Result(Bytes),
-    /// The handler has sent [`Iq::result`] itself, because its place among what else the session is
-    /// sent matters.
+    /// The handler has sent [`Iq::result`] itself, or has called [`Iq::reply`], because its place among
+    /// what else the session is sent matters.
     Sent,
 }
 
@@ -74,11 +74,11 @@ impl Server {
                         decided => break decided,
                     }
                 };
-                reply(&iq, answer);
+                iq.reply(answer);
                 Flow::Done
             }),
             decided => {
-                reply(&iq, decided);
+                iq.reply(decided);
                 Flow::Done
             }
         }
@@ -111,17 +111,18 @@ impl Iq {
         xml.attr("from", self.to.as_str()).attr("to", self.from.as_str()).raw(payload);
         xml.finish()
     }
-}
 
-fn reply(iq: &Iq, answer: Answer) {
-    let to = iq.from.as_str();
-    let xml = match answer {
-        Answer::Result(payload) => Some(iq.result(&payload)),
-        Answer::Error(error) => error.of(&iq.frame, iq.to.as_str(), to),
-        // `answer` has waited for the one, the handler has seen to the other.
-        Answer::Later(_) | Answer::Sent => None,
-    };
-    if let Some(xml) = xml {
-        iq.server.push(&iq.session, Parcel::whole(Kind::Iq, xml));
+    /// Sends what was decided. For a handler for which it matters what has been sent when; it answers
+    /// [`Answer::Sent`] then.
+    pub fn reply(&self, answer: Answer) {
+        let xml = match answer {
+            Answer::Result(payload) => Some(self.result(&payload)),
+            Answer::Error(error) => error.of(&self.frame, self.to.as_str(), self.from.as_str()),
+            // `answer` has waited for the one, the handler has seen to the other.
+            Answer::Later(_) | Answer::Sent => None,
+        };
+        if let Some(xml) = xml {
+            self.server.push(&self.session, Parcel::whole(Kind::Iq, xml));
+        }
     }
 }

@@ -472,6 +472,7 @@ impl Server {
             grant: found.as_ref().map(|found| found.grant.id),
             token: found.as_ref().map(|found| found.token.id),
             generation: account.generation,
+            passwords: account.passwords,
             stamp: *stamp,
             live: Mutex::new(Live { policy, most, role: account.role.min(most), expires }),
             inactive: found.as_ref().and_then(|found| found.token.inactive),

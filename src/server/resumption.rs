@@ -44,6 +44,7 @@ use crate::{
     mailbox::{Acked, Counts, Holder, TooHigh, Unclaimed},
     registry::Parted,
     session::Identity,
+    store::StoreError,
 };
 
 /// Bytes of the secret in an id.
@@ -480,16 +481,17 @@ impl Server {
         was: &Identity,
     ) -> Result<Option<Client>, Failed> {
         let unknown = || Failed::from(Condition::ItemNotFound);
+        let failed = |error: StoreError| {
+            tracing::error!(event = "resumption-storage-failed", %error);
+            Failed::from(Condition::InternalServerError)
+        };
         match (me.client(), was.client()) {
             (Some(mine), Some(theirs)) if mine != theirs => Err(unknown()),
             (None, Some(theirs)) => {
-                let client = self.client(was.account, theirs.sid).await.map_err(|error| {
-                    tracing::error!(event = "resumption-storage-failed", %error);
-                    Failed::from(Condition::InternalServerError)
-                })?;
+                let client = self.client(was.account, theirs.sid).await.map_err(failed)?;
                 let client = client.filter(|client| client.over.is_none()).ok_or_else(unknown)?;
                 self.may_come(session, &client).map_err(|_| unknown())?;
-                Ok(Some(client))
+                self.note_password(client, me).await.map(Some).map_err(failed)
             }
             _ => Ok(None),
         }

@@ -119,6 +119,8 @@ pub enum Feature {
     Carbons = 1,
     /// The `outbound` hooks are asked about what it is sent.
     Outbound = 2,
+    /// It is told when its account's sessions come, change and go.
+    Sessions = 4,
 }
 
 /// Who a session is, once it has logged in. Changes only when another connection goes on with its
@@ -141,6 +143,8 @@ pub struct Identity {
     pub token: Option<TokenId>,
     /// The account's password when it logged in.
     pub generation: u64,
+    /// The number of the account's password as it logged in.
+    pub(crate) passwords: u64,
     /// The epochs that it, or its token, is from.
     pub stamp: Stamp,
     /// What may change while it lasts.
@@ -522,6 +526,7 @@ impl Identity {
             grant: self.grant,
             token: self.token,
             generation: self.generation,
+            passwords: self.passwords,
             stamp: self.stamp,
             live: Mutex::new(Live { most, role: live.role.min(most), ..live }),
             inactive: self.inactive,

@@ -52,6 +52,7 @@ impl Server {
             let from = Some((address, identity.mechanism));
             let mut client = match known {
                 Some(client) => {
+                    let client = self.note_password(client, identity).await?;
                     self.note_visit(&client, now, from, identity.agent.clone());
                     client
                 }
@@ -100,6 +101,25 @@ impl Server {
         }
     }
 
+    /// Writes that a client has logged in with the password, unless that is known; durably, for by this
+    /// its owner can tell what keeps it out.
+    pub(crate) async fn note_password(
+        &self,
+        client: Client,
+        identity: &Identity,
+    ) -> Result<Client, StoreError> {
+        let shown = Some(identity.passwords);
+        if client.password == shown {
+            return Ok(client);
+        }
+        let change = |client: &mut Client| {
+            client.password = client.password.max(shown);
+            true
+        };
+        let noted = self.change_client(client.account, client.sid, change).await?;
+        Ok(noted.unwrap_or(client))
+    }
+
     /// Writes that a client is here, if what is stored is old enough or says something else.
     fn note_visit(
         &self,
@@ -146,6 +166,7 @@ impl Server {
             let mut client = Client::new(&whose, sid, key.clone(), now, "login");
             client.says(identity.agent.as_deref());
             client.was_seen(now, from, &self.config.clients);
+            client.password = Some(identity.passwords);
             client.unconfirmed = unconfirmed;
             client
         };

@@ -4,7 +4,7 @@
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
-//!           rodauth, seeds
+//!           rodauth, seeds; cam, register, feed: what owners do from their clients
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
 //!  api: the HTTP face   webhooks: programs that are told of ends
@@ -16,6 +16,7 @@ mod against_machine;
 mod against_server;
 mod api;
 mod audit;
+mod cam;
 mod changes;
 mod churn;
 mod client_commands;
@@ -31,6 +32,7 @@ mod dormant;
 mod ending;
 mod ends;
 mod faults;
+mod feed;
 mod flights;
 mod handover;
 mod history;
@@ -47,6 +49,7 @@ mod proxy;
 mod rates;
 mod reauth;
 mod reconnect;
+mod register;
 mod restarts;
 mod resumption;
 mod returns;

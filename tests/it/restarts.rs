@@ -22,20 +22,20 @@ use crate::{
 const ALICE: &str = "alice@localhost";
 
 /// What stays over a restart.
-struct Place {
+pub struct Place {
     dir: tempfile::TempDir,
     memory: Option<SharedStore>,
     clock: Clock,
 }
 
 impl Place {
-    fn new(memory: bool) -> Self {
+    pub fn new(memory: bool) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         Self { dir, memory: memory.then(store::memory), clock: Clock::manual(START) }
     }
 
     /// A server that has not looked at what was left to it.
-    async fn start(&self) -> World {
+    pub async fn start(&self) -> World {
         let keys = KeyRing::open(&self.dir.path().join("server.key")).expect("keys");
         let store = match &self.memory {
             Some(store) => store.clone(),
@@ -44,13 +44,13 @@ impl Place {
         World::start_keyed(store, keys, self.clock.clone(), plugins::ALL, |_| {}).await
     }
 
-    async fn start_and_wake(&self) -> (World, usize) {
+    pub async fn start_and_wake(&self) -> (World, usize) {
         let world = self.start().await;
         let woken = world.server.wake_up().await.expect("is read");
         (world, woken)
     }
 
-    async fn stop(&self, world: World) {
+    pub async fn stop(&self, world: World) {
         world.server.shutdown().await;
         if self.memory.is_none() {
             world.server.store.close().await.expect("closes");

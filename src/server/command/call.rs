@@ -20,8 +20,9 @@ use crate::{
     account::{Account, Role},
     audit::{Entry, Subject},
     clock::Millis,
-    end::{Actor, End},
+    end::{Actor, End, Level, Reason},
     id::AccountId,
+    registry::Few,
     rights::Right,
 };
 
@@ -299,6 +300,33 @@ impl Call {
     /// away its rights has to be done by then.
     pub(super) fn end_afterwards(&self, session: Arc<Session>, end: End) {
         self.afterwards.lock().push((session, end));
+    }
+
+    /// Ends sessions that have lost what let them in; the one that it is called from only once the
+    /// caller has its answer. Gives the others, marked dead.
+    pub(super) fn end_visits(
+        &self,
+        mut sessions: Few,
+        reason: Reason,
+        actor: &Actor,
+        text: Option<&String>,
+    ) -> Few {
+        let own = self.caller.account().and_then(Acting::session);
+        let end = End {
+            level: Level::Revoke,
+            actor: actor.clone(),
+            text: text.cloned(),
+            ..End::new(reason)
+        };
+        sessions.retain(|session| {
+            let other = Some(session.id) != own;
+            match other {
+                true => drop(self.server.end(session, end.clone())),
+                false => self.end_afterwards(session.clone(), end.clone()),
+            }
+            other
+        });
+        sessions
     }
 
     /// Notes an account that the call is about, for the audit.

@@ -374,7 +374,7 @@ impl Server {
         let window = self.config.auth.step_up;
         let refused = || {
             let message = format!("`{what}` takes a login with the password within {window}");
-            CommandError::forbidden(message).hint("log in again with the password")
+            CommandError::login(message).hint("log in again with the password")
         };
         proved.then_some(()).ok_or_else(refused)
     }

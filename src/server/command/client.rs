@@ -16,10 +16,13 @@ use super::{
 use crate::{
     Server, Session,
     account::Account,
-    client::{ATTRIBUTES, Check, Class, Client, Key, Over, TEXT, Tombstone, book::Handle},
+    client::{
+        ATTRIBUTES, Check, Class, Client, Key, Over, TEXT, Tombstone, access::Circumstances,
+        book::Handle,
+    },
     clock::Millis,
     config::Span,
-    end::{Actor, Outcome},
+    end::{Actor, Outcome, Reason},
     id::ClientId,
     policy::Effective,
     privacy,
@@ -169,10 +172,17 @@ pub const COMMANDS: &[Command] = &[
         name: "client revoke",
         about: "End clients for good, with their grants, tokens and sessions",
         details: "Says for each session what became of it, and for each client which ways back \
-                  remain: with the password, it comes back as a new one. A client that has only just \
-                  come may not do it to older ones; see `clients.fresh`.",
+                  remain: with the password, it comes back as a new one. Who does so with the client \
+                  that it asks from hears the answer first. A client that has only just come may not \
+                  do it to older ones; see `clients.fresh`.",
         args: &[
             Arg { name: "client", about: "Client ids", form: Form::Many, kind: ValueKind::Client },
+            Arg {
+                name: "unless-password",
+                about: "Only if none of them knows the password, with which it would come back",
+                form: Form::Flag,
+                kind: ValueKind::Text,
+            },
             REASON,
         ],
         mutates: true,
@@ -272,13 +282,20 @@ fn tombstone(over: Option<&Tombstone>) -> Option<Map<String, Value>> {
     })
 }
 
+/// What a client comes from and with.
+struct Whereabouts {
+    address: Option<String>,
+    software: Option<String>,
+    device: Option<String>,
+}
+
 /// What a client comes from and with: what a session of it says, or what was noted of it, as far as
 /// that may still be shown.
 fn whereabouts(
     server: &Server,
     client: &Client,
     sessions: &[std::sync::Arc<Session>],
-) -> (Option<String>, Option<String>) {
+) -> Whereabouts {
     let here = sessions.iter().max_by_key(|session| session.created);
     let ladder = &server.config.privacy;
     let noted = client.seen.unwrap_or(client.created);
@@ -294,7 +311,11 @@ fn whereabouts(
         Some(_) => said.or_else(|| client.software.clone()),
         None => privacy::software(client.software.clone(), age, ladder),
     };
-    (address, software)
+    let device = match here {
+        Some(_) => client.device.clone(),
+        None => privacy::software(client.device.clone(), age, ladder),
+    };
+    Whereabouts { address, software, device }
 }
 
 fn client_row(
@@ -305,8 +326,13 @@ fn client_row(
 ) -> Map<String, Value> {
     let (server, now) = (&call.server, check.now);
     let sessions = server.visits(client);
-    let (address, software) = whereabouts(server, client, &sessions);
+    let Whereabouts { address, software, device } = whereabouts(server, client, &sessions);
     let mine = call.session().and_then(|session| session.identity()?.client());
+    let circumstances = Circumstances {
+        here: sessions.iter().filter_map(|session| Some(session.identity()?.role())).max(),
+        waits: client.waits(&server.config.clients, now),
+        step_up: server.config.auth.step_up.get().is_some(),
+    };
     let mechanisms: BTreeMap<_, _> =
         client.mechanisms.iter().map(|(name, at)| (name, at.to_string())).collect();
     row! {
@@ -315,6 +341,7 @@ fn client_row(
         "jid": client.jid,
         "label": client.label,
         "software": software,
+        "device": device,
         "class": client.class,
         "created": client.created.to_string(),
         "seen": time(client.seen),
@@ -322,11 +349,13 @@ fn client_row(
         "mechanisms": mechanisms,
         "connected": !sessions.is_empty(),
         "sessions": sessions.len(),
-        "unconfirmed": client.waits(&server.config.clients, now),
+        "unconfirmed": circumstances.waits,
         "state": client.state(owner, check.policy, now),
         "expires": time(client.deadline(check.policy)),
         "tokens": client.good_tokens(owner, check),
         "ways_back": client.ways_back(owner, check),
+        "password": client.knows_password(owner),
+        "access": client.access(owner, check, &circumstances),
         "current": mine.is_some_and(|mine| mine.is(client)),
     }
 }
@@ -598,15 +627,25 @@ async fn confirm(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(message).with("id", client.id.to_string()))
 }
 
+/// The sessions of a client that was ended.
+struct Ending {
+    /// Those that are marked dead.
+    sessions: Few,
+    /// Besides, there is the one that the command is called from: it ends once the caller has its
+    /// answer.
+    own: bool,
+    actor: Actor,
+}
+
 /// Shows what became of the sessions of a client that was ended, and which ways back it has. Gives how
 /// many of them are gone.
 async fn show_ended(
     call: &Call,
     owner: &Account,
     client: &Client,
-    sessions: &Few,
-    actor: &Actor,
+    ending: &Ending,
 ) -> Result<usize, CommandError> {
+    let Ending { sessions, own, actor } = ending;
     call.server.all_settled(sessions).await;
     let server = &call.server;
     let (policy, epochs): (Effective, _) =
@@ -632,8 +671,17 @@ async fn show_ended(
         // Whether or not somebody still listens, the rest is seen through.
         let _ = call.row(one(Some(session.id.to_string()), jid, json!(outcome))).await;
     }
-    if sessions.is_empty() {
-        let _ = call.row(one(None, &client.jid, "no-session".into())).await;
+    match call.session().filter(|_| *own) {
+        Some(session) => {
+            let id = Some(session.id.to_string());
+            let jid = session.jid();
+            let jid = jid.as_ref().map_or(client.jid.as_str(), Jid::as_str);
+            let _ = call.row(one(id, jid, "ending".into())).await;
+        }
+        None if sessions.is_empty() => {
+            let _ = call.row(one(None, &client.jid, "no-session".into())).await;
+        }
+        None => {}
     }
     Ok(ended)
 }
@@ -663,21 +711,32 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
             .hint("`usher client list JID` shows them"));
     }
     call.reasoned(targets.iter().map(|(client, _)| Some(client.account)))?;
+    if call.flag("unless-password") {
+        let knows = |(client, owner): &&(Client, Account)| client.knows_password(owner);
+        let known: Vec<_> = targets.iter().filter(knows).map(|(c, _)| c.id.to_string()).collect();
+        if let Some(first) = known.first() {
+            let message = format!("`{first}` knows the password; nothing was done");
+            return Ok(Done::nothing(message).with("password", known));
+        }
+    }
     let text = call.text("reason").map(str::to_owned);
     // Nothing of any of them is good any more before the first of their connections is waited for.
     let mut buried = Vec::new();
     for (client, owner) in &targets {
         let actor = call.actor(Some(client.account));
-        let ended = call.server.end_client(client, Over::by(&actor), &actor, text.clone()).await;
+        let ended = call.server.void_client(client, Over::by(&actor), &actor, text.clone()).await;
         let (client, sessions) = ended.map_err(|error| {
             let message = format!("{error}, after {} clients were revoked", buried.len());
             CommandError::failed(message).hint("see the server's log; try again")
         })?;
-        buried.push((client, owner, sessions, actor));
+        let all = sessions.len();
+        let sessions = call.end_visits(sessions, Reason::Revoked, &actor, text.as_ref());
+        let own = sessions.len() < all;
+        buried.push((client, owner, Ending { sessions, own, actor }));
     }
     let mut ended = 0;
-    for (client, owner, sessions, actor) in &buried {
-        ended += show_ended(&call, owner, client, sessions, actor).await?;
+    for (client, owner, ending) in &buried {
+        ended += show_ended(&call, owner, client, ending).await?;
     }
     let what = match buried.as_slice() {
         [(client, ..)] => format!("revoked `{}` of `{}`", client.id, client.jid),
@@ -716,9 +775,12 @@ async fn block(call: Call) -> Result<Done, CommandError> {
     let span = call.value::<Span>("for").and_then(Span::get);
     let until = span.map(|span| call.server.clock.now().plus_seconds(span));
     let (actor, text) = (call.actor(Some(owner.id)), call.text("reason").map(str::to_owned));
-    let blocked = call.server.block_client(&client, until, &actor, text).await?;
+    let blocked = call.server.refuse_client(&client, until, &actor, text.clone()).await?;
     let Some((client, sessions)) = blocked else { return Ok(nothing(&call)) };
-    let ended = show_ended(&call, &owner, &client, &sessions, &actor).await?;
+    let all = sessions.len();
+    let sessions = call.end_visits(sessions, Reason::Blocked, &actor, text.as_ref());
+    let own = sessions.len() < all;
+    let ended = show_ended(&call, &owner, &client, &Ending { sessions, own, actor }).await?;
     let how_long = until.map_or("for ever".into(), |until| format!("until {until}"));
     let message = format!("blocked `{}` of `{}` {how_long}", client.id, client.jid);
     Ok(Done::said(format!("{message}, {}", sessions_ended(ended)))

@@ -6,9 +6,11 @@ use wire::Jid;
 
 use super::{
     Arg, Call, Caller, Command, CommandError, Done, Form, Scope, Shape, ValueKind, row,
-    user::{JID, sessions_ended, target},
+    user::{self, JID, sessions_ended, target},
 };
 use crate::{
+    account::Account,
+    client::Client,
     config::{Span, Who},
     end::{End, Level, Reason},
     rights::Right,
@@ -22,7 +24,9 @@ pub const COMMANDS: &[Command] = &[
         details: "A later account of the same name inherits nothing. With `--grace` it is disabled at \
                   once, and deleted when that has passed: `usher schedule list` shows when, and \
                   `usher user restore` takes it back. Who does so with the own account hears the answer \
-                  before the session ends that it asks from.",
+                  before the session ends that it asks from; also without `--grace`, the account is \
+                  only disabled until then. A client that has only just come may not do it while the \
+                  account has older ones; see `clients.fresh`.",
         args: &[
             JID,
             Arg {
@@ -40,7 +44,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         mutates: true,
         right: Right::User,
-        scope: Scope::Others,
+        scope: Scope::Own,
         fresh: true,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(delete(call)),
@@ -88,7 +92,12 @@ async fn delete(call: Call) -> Result<Done, CommandError> {
     if call.flag("due") && !account.deletion.is_some_and(|deletion| deletion.is_due(now)) {
         return Ok(Done::nothing(format!("`{jid}` is not to be deleted now")).with("ended", 0));
     }
-    if call.text("grace").is_some() {
+    may_go(&call, &account).await?;
+    // Nothing may be written behind the deletion's back: a session that still has to hear the answer
+    // goes first.
+    let hears =
+        call.session().is_some_and(|s| s.identity().is_some_and(|me| me.account == account.id));
+    if call.text("grace").is_some() || hears {
         return later(call, &jid).await;
     }
     let actor = call.actor(Some(account.id));
@@ -100,9 +109,30 @@ async fn delete(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
 
+/// Refuses an account that would delete itself from where it may do less than it may, or from a client
+/// that may not so much as end the others.
+async fn may_go(call: &Call, account: &Account) -> Result<(), CommandError> {
+    let Some(me) = call.caller.account().filter(|me| me.id() == account.id) else { return Ok(()) };
+    if me.narrowed() {
+        return Err(user::narrowed(me.jid()));
+    }
+    let Some(restraint) = call.restraint().await? else { return Ok(()) };
+    let clients = call.server.clients_of(account.id, None, 0).await?;
+    let spared =
+        |client: &Client| client.over.is_none() && restraint.spares(account.id, client.sid);
+    match clients.iter().any(spared) {
+        true => Err(restraint.refusal()),
+        false => Ok(()),
+    }
+}
+
 async fn later(call: Call, jid: &Jid) -> Result<Done, CommandError> {
     let (_, account) = target(&call, Right::User).await?;
-    let Some(grace) = call.value::<Span>("grace").and_then(Span::get) else {
+    let grace = match call.text("grace") {
+        None => Some(0),
+        Some(_) => call.value::<Span>("grace").and_then(Span::get),
+    };
+    let Some(grace) = grace else {
         return Err(CommandError::usage("`--grace off` is no length of time")
             .hint("say how long, as in `--grace 7d`, or leave it out to delete it now"));
     };

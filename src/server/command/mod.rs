@@ -5,6 +5,7 @@
 mod call;
 mod caller;
 mod client;
+mod collect;
 mod condition;
 mod end;
 mod freeze;
@@ -40,10 +41,14 @@ pub use self::history::COMMANDS as HISTORY;
 pub use self::{
     call::{ADDRESSES, Call, MASK, run},
     caller::{Acting, Caller},
+    collect::{Collected, Hearing, collect},
 };
 pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
 pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
-pub use self::{server::COMMANDS as SERVER, session::COMMANDS as SESSION};
+pub use self::{
+    server::COMMANDS as SERVER,
+    session::{COMMANDS as SESSION, session_row},
+};
 pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 
 /// All commands, in the order of the help.
@@ -247,6 +252,9 @@ pub struct CommandError {
     /// Whether the caller may not do it, though others may.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forbidden: bool,
+    /// Whether it may after a login with the password.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub login: bool,
     /// It may be done in so many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<u64>,
@@ -264,9 +272,9 @@ impl CommandError {
     /// It could not be done.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
-        let message = message.into();
-        let (usage, forbidden, internal) = (false, false, false);
-        Self { usage, forbidden, retry: None, internal, message, hint: String::new() }
+        let (message, hint) = (message.into(), String::new());
+        let (usage, forbidden, login, internal) = (false, false, false, false);
+        Self { usage, forbidden, login, retry: None, internal, message, hint }
     }
 
     /// It was called wrongly.
@@ -279,6 +287,12 @@ impl CommandError {
     #[must_use]
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self { forbidden: true, ..Self::failed(message) }
+    }
+
+    /// The caller may not, but may after a login with the password.
+    #[must_use]
+    pub fn login(message: impl Into<String>) -> Self {
+        Self { login: true, ..Self::forbidden(message) }
     }
 
     /// Says what to do about it.

@@ -189,7 +189,9 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-fn session_row(session: &Session) -> Map<String, Value> {
+/// All that is known of a session.
+#[must_use]
+pub fn session_row(session: &Session) -> Map<String, Value> {
     use std::sync::atomic::Ordering::Relaxed;
     let identity = session.identity();
     let identity = identity.as_deref();

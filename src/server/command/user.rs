@@ -11,6 +11,8 @@ use crate::{
     account::{Account, AccountError, Role},
     change::Standing,
     clock::Millis,
+    config::Who,
+    end::{End, Level, Reason},
     rights::Right,
 };
 
@@ -54,7 +56,9 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "user password",
         about: "Set another password; ends the account's sessions and voids its tokens",
-        details: "",
+        details: "Who has to go is said by `on.password_change` for the owner, and by \
+                  `on.password_reset` for others. The owner hears the answer before the session ends \
+                  that it asks from, if that has to go too.",
         args: &[JID, PASSWORD],
         mutates: true,
         right: Right::User,
@@ -170,6 +174,7 @@ pub const COMMANDS: &[Command] = &[
 
 impl From<AccountError> for CommandError {
     fn from(error: AccountError) -> Self {
+        let internal = matches!(error, AccountError::Store(_));
         let hint = match &error {
             AccountError::Exists(_) => "`usher user password` sets another password",
             AccountError::Former(_) => {
@@ -181,7 +186,7 @@ impl From<AccountError> for CommandError {
             AccountError::Store(_) => "see the server's log",
             AccountError::Password(_) => "choose another one",
         };
-        Self::failed(error.to_string()).hint(hint)
+        Self { internal, ..Self::failed(error.to_string()) }.hint(hint)
     }
 }
 
@@ -213,17 +218,30 @@ async fn add(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(format!("added `{jid}` as {}", role.as_str())).with("jid", jid.as_str()))
 }
 
+/// Refuses a session that may do less than its account.
+pub(super) fn narrowed(jid: &Jid) -> CommandError {
+    CommandError::login(format!("this session of `{jid}` may do less than the account"))
+        .hint("log in with the password first")
+}
+
 async fn password(call: Call) -> Result<Done, CommandError> {
     let (jid, account) = target(&call, Right::User).await?;
     if call.caller.account().is_some_and(|me| me.id() == account.id && me.narrowed()) {
         // With the password it could be all that its account is.
-        let message = format!("this session of `{jid}` may do less than the account");
-        return Err(CommandError::forbidden(message).hint("log in with the password first"));
+        return Err(narrowed(&jid));
     }
     let keys = call.server.keys_of(call.secret("password")?).await?;
     let actor = call.actor(Some(account.id));
     let current = call.caller.account().and_then(|me| me.session());
+    let end =
+        End { level: Level::Revoke, actor: actor.clone(), ..End::new(Reason::PasswordChanged) };
     let ended = call.server.set_password(&jid, keys, actor, current).await?;
+    let own = call.session().filter(|session| {
+        session.alive() && session.identity().is_some_and(|me| me.account == account.id)
+    });
+    if let Some(session) = own.filter(|_| call.server.config.on.password_change == Who::All) {
+        call.end_afterwards(session, end);
+    }
     let message = format!("set the password of `{jid}`, {}", sessions_ended(ended));
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }

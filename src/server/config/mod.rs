@@ -53,6 +53,8 @@ pub struct Config {
     pub clients: Clients,
     /// Who has to go when something about an account changes.
     pub on: On,
+    /// What owners may do with their accounts themselves, from a client that has logged in (XEP-0077).
+    pub registration: Registration,
     /// How many commands an account may give.
     pub commands: Commands,
     /// Policies for groups of accounts; `usher user group` puts accounts in.
@@ -90,6 +92,7 @@ impl Default for Config {
             sessions: Sessions::default(),
             clients: Clients::default(),
             on: On::default(),
+            registration: Registration::default(),
             commands: Commands::default(),
             group: Vec::new(),
             tokens: Tokens::default(),
@@ -551,6 +554,20 @@ pub struct Clients {
     /// A client younger than this may not end older ones of its account, nor block them or revoke
     /// their tokens, so that a thief cannot throw the owner out. `off`: at once.
     pub fresh: Span,
+    /// What comes of it when an owner revokes a client that knows the password (XEP-0494), with which
+    /// it would come back. Commands do as they are told.
+    pub revoke_password: RevokePassword,
+}
+
+/// What comes of it when a client is revoked that knows the password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RevokePassword {
+    /// It is blocked for good: it is known again by the installation that it says it is, else by its
+    /// resource. Software that lies about these is kept out by another password only.
+    Block,
+    /// Nothing is done, and the owner is told that the password has to be changed first.
+    Reset,
 }
 
 impl Default for Clients {
@@ -567,6 +584,7 @@ impl Default for Clients {
             new_clients: NewClients::Free,
             confirm_after: Span::OFF,
             fresh: Span::days(1),
+            revoke_password: RevokePassword::Reset,
         }
     }
 }
@@ -601,6 +619,26 @@ impl Default for On {
             rename: Who::Others,
             role_change: Who::Nobody,
         }
+    }
+}
+
+/// What owners may do with their accounts themselves, from a client that has logged in (XEP-0077), if it
+/// has shown the password within `auth.step_up`. Nobody can make an account this way.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registration {
+    /// Whether they may set another password.
+    pub change_password: bool,
+    /// Whether they may delete the account.
+    pub remove: bool,
+    /// An account that is removed like this is disabled at once, and deleted when this has passed; until
+    /// then `usher user restore` takes it back. `off`: it is deleted at once.
+    pub grace: Span,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self { change_password: true, remove: true, grace: Span::days(7) }
     }
 }
 
