@@ -21,8 +21,8 @@ pub enum Answer {
     Later(Later<Answer>),
     /// Done; the payload may be empty.
     Result(Bytes),
-    /// The handler has sent [`Iq::result`] itself, because its place among what else the session is
-    /// sent matters.
+    /// The handler sends the answer itself ([`Iq::result`], [`Iq::reply`]): because its place among
+    /// what else the session is sent matters, or because it takes long.
     Sent,
 }
 
@@ -103,6 +103,11 @@ impl Server {
 }
 
 impl Iq {
+    /// Answers this request, for a handler that has given [`Answer::Sent`].
+    pub fn reply(&self, answer: Answer) {
+        reply(self, answer);
+    }
+
     /// The whole stanza that answers this request with a payload, which may be empty.
     #[must_use]
     pub fn result(&self, payload: &[u8]) -> Bytes {

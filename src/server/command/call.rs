@@ -165,6 +165,27 @@ async fn perform(
     outcome
 }
 
+/// Whether a caller may run a command now, for faces that ask for its arguments after that. A refusal
+/// is in the audit as if the command had been called; it is not told there again and again.
+///
+/// # Errors
+/// When the caller may not.
+pub async fn may_begin(
+    server: &Server,
+    caller: &Caller,
+    command: &'static Command,
+) -> Result<(), CommandError> {
+    let Err(refused) = server.admit(caller, command) else { return Ok(()) };
+    let rated = caller.account().map_or(Rated::Free, |acting| server.rate(acting, command));
+    if command.mutates && !matches!(rated, Rated::Refused { first: false, .. }) {
+        let (args, accounts) = (Map::new(), Vec::new());
+        let (at, who) = (server.clock.now(), caller.name().to_string());
+        let (what, outcome) = (command.name.into(), refused.message.clone());
+        written(server, &Entry { at, who, what, args, ok: false, outcome, accounts }).await?;
+    }
+    Err(refused)
+}
+
 async fn written(server: &Server, entry: &Entry) -> Result<(), CommandError> {
     server.audit(entry).await.map_err(|error| {
         let colon = if entry.outcome.is_empty() { "" } else { "; but " };

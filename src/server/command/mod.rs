@@ -5,6 +5,7 @@
 mod call;
 mod caller;
 mod client;
+mod collect;
 mod condition;
 mod end;
 mod freeze;
@@ -38,8 +39,9 @@ use crate::{
 
 pub use self::history::COMMANDS as HISTORY;
 pub use self::{
-    call::{ADDRESSES, Call, MASK, run},
+    call::{ADDRESSES, Call, MASK, may_begin, run},
     caller::{Acting, Caller},
+    collect::{Collected, collect},
 };
 pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
 pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
