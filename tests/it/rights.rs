@@ -147,6 +147,7 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         "audit list" => json!({ "jid": jid }),
         "job pause" | "job resume" | "job abort" => json!({ "job": "1" }),
         "schedule cancel" => json!({ "id": "1" }),
+        "announce" => json!({ "text": "test" }),
         "backup" => json!({ "file": "/nonexistent/usher.db" }),
         _ => json!({}),
     }

@@ -2,6 +2,7 @@
 //! admin socket, permission check, audit and documentation are derived from the declarations here;
 //! the crate `admin` holds those faces.
 
+mod announce;
 mod call;
 mod caller;
 mod client;
@@ -13,6 +14,7 @@ mod grant;
 mod history;
 mod job;
 mod leave;
+mod online;
 mod pattern;
 mod policy;
 pub(crate) mod rate;
@@ -51,6 +53,7 @@ pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 /// All commands, in the order of the help.
 pub const CORE: &[&[Command]] = &[
     USER,
+    online::COMMANDS,
     leave::COMMANDS,
     POLICY,
     SESSION,
@@ -63,6 +66,7 @@ pub const CORE: &[&[Command]] = &[
     CLIENT,
     GRANT,
     TOKEN,
+    announce::COMMANDS,
     SERVER,
 ];
 
