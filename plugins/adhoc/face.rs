@@ -1,4 +1,5 @@
-//! What is offered as an ad-hoc command: a command of the table. It has a node, a form, and a way to be
+//! What is offered as an ad-hoc command: a command of the table as it is, or a use case of service
+//! administration that stands for one or more of them. Both have a node, a form, and a way to be
 //! carried out; who may do so, the table alone decides.
 
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use server::{
     Server,
     command::{self, Caller, Collected, Command},
 };
-use wire::StanzaError;
+use wire::{Jid, StanzaError};
 
 use super::{
+    admin::{self, Task},
     form::{Field, Filled},
     generic,
     report::{self, Report},
@@ -21,6 +23,8 @@ use super::{
 /// Something that is offered.
 #[derive(Clone, Copy)]
 pub enum Face {
+    /// A use case of XEP-0133.
+    Admin(&'static Task),
     /// A command of the table.
     Generic(&'static Command),
 }
@@ -32,6 +36,8 @@ pub struct Asked {
     pub server: Arc<Server>,
     /// Who asks.
     pub caller: Caller,
+    /// The domain that is asked.
+    pub host: Jid,
 }
 
 impl Asked {
@@ -50,19 +56,20 @@ pub enum Next {
 }
 
 impl Face {
-    /// All.
+    /// All, the standard ones first.
     pub fn all() -> impl Iterator<Item = Self> {
-        generic::all().map(Self::Generic)
+        admin::TASKS.iter().map(Self::Admin).chain(generic::all().map(Self::Generic))
     }
 
     /// The one of a node.
     pub fn find(node: &str) -> Option<Self> {
-        generic::find(node).map(Self::Generic)
+        admin::find(node).map(Self::Admin).or_else(|| generic::find(node).map(Self::Generic))
     }
 
     /// Its node.
     pub fn node(self) -> String {
         match self {
+            Self::Admin(task) => task.node(),
             Self::Generic(command) => generic::node(command),
         }
     }
@@ -70,6 +77,7 @@ impl Face {
     /// For people, in a line.
     pub fn title(self) -> &'static str {
         match self {
+            Self::Admin(task) => task.title,
             Self::Generic(command) => command.about,
         }
     }
@@ -77,6 +85,7 @@ impl Face {
     /// For people, what else there is to know.
     pub fn about(self) -> &'static str {
         match self {
+            Self::Admin(task) => task.about,
             Self::Generic(command) => command.details,
         }
     }
@@ -84,6 +93,7 @@ impl Face {
     /// What its forms are for (XEP-0068).
     pub fn form_type(self) -> String {
         match self {
+            Self::Admin(_) => admin::NAMESPACE.into(),
             Self::Generic(command) => generic::node(command),
         }
     }
@@ -91,6 +101,7 @@ impl Face {
     /// What is to be filled in.
     pub fn fields(self) -> Vec<Field> {
         match self {
+            Self::Admin(task) => task.fields.to_vec(),
             Self::Generic(command) => generic::fields(command),
         }
     }
@@ -98,6 +109,9 @@ impl Face {
     /// The commands of the table that it stands for.
     fn commands(self) -> Vec<&'static Command> {
         match self {
+            Self::Admin(task) => {
+                task.commands.iter().filter_map(|name| command::find(name)).collect()
+            }
             Self::Generic(command) => vec![command],
         }
     }
@@ -141,6 +155,7 @@ impl Face {
         hash: Option<&str>,
     ) -> Result<Next, StanzaError> {
         match self {
+            Self::Admin(task) => (task.run)(asked.clone(), filled.clone()).await.map(Next::Over),
             Self::Generic(command) => {
                 let mut args = generic::args(command, filled);
                 if hash.is_some() {
@@ -157,7 +172,9 @@ impl Face {
     /// # Errors
     /// As [`complete`](Self::complete).
     pub async fn preview(self, asked: &Asked, filled: Filled) -> Result<Next, StanzaError> {
-        let Self::Generic(command) = self;
+        let Self::Generic(command) = self else {
+            return self.complete(asked, &filled, None).await;
+        };
         let args = generic::dry(generic::args(command, &filled));
         let collected = asked.run(command.name, args.clone(), report::ROWS).await;
         let done = collected.outcome.as_ref().ok();

@@ -1,15 +1,17 @@
-//! Ad-hoc commands (XEP-0050): the command table for whoever has an ordinary client. Commands are asked of a host; each call goes
+//! Ad-hoc commands (XEP-0050): the command table for whoever has an ordinary client, and the use cases
+//! of service administration (XEP-0133) on top of it. Commands are asked of a host; each call goes
 //! through the table, which checks it, writes the audit and says how it went.
 //!
 //! Deliberately absent: any decision about who may do what; commands of clients among each other, which
 //! pass by; other languages than English.
 //!
 //! ```text
-//!  iq ─► request ─► face ─► generic ─► server::command ─► report ─► iq
-//!           │
+//!  iq ─► request ─► face ─┬─► generic ─┐
+//!           │             └─► admin ───┴─► server::command ─► report ─► iq
 //!         steps: what is under way         form: XEP-0004
 //! ```
 
+mod admin;
 mod face;
 pub(crate) mod form;
 mod generic;
@@ -52,6 +54,12 @@ pub const PLUGIN: Plugin = Plugin {
             note: "Every command of the table that the account may run, asked of a host, as \
                    `urn:usher:command:0#session-end`; in English, whatever the language of the \
                    request. A form of type `cancel` is refused rather than carried out",
+        },
+        Spec {
+            id: "XEP-0133",
+            version: "1.3.1",
+            title: "Service Administration",
+            note: admin::NOTE,
         },
     ],
     setup,
@@ -178,7 +186,7 @@ type Told = Vec<server::command::Collected>;
 async fn serve(iq: &Iq, face: Face, request: &Request) -> Result<(Answer, Told), StanzaError> {
     let caller = iq.server.caller_of(&iq.session).await.map_err(|error| refused(&error))?;
     let account = caller.account().map(server::command::Acting::id).ok_or_else(forbidden)?;
-    let asked = Asked { server: iq.server.clone(), caller };
+    let asked = Asked { server: iq.server.clone(), caller, host: iq.to.clone() };
     let exchange =
         Exchange { iq, face, node: &request.node, steps: iq.server.slot(), asked, account };
     match &request.id {

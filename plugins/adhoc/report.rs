@@ -191,7 +191,7 @@ fn kind<'a>(name: &str, values: impl Iterator<Item = &'a Value>) -> Kind {
 }
 
 /// A value as texts: none for what is not there, several for a list.
-fn values(value: Option<&Value>) -> Vec<String> {
+pub fn values(value: Option<&Value>) -> Vec<String> {
     let one = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

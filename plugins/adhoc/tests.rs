@@ -386,3 +386,197 @@ async fn an_answer_has_no_more_rows_than_there_is_room_for_and_says_so() {
         command::collect(world.server.clone(), local, "user list", limit.expect("is one"), 4).await;
     assert_eq!((direct.rows.len(), direct.left_out), (4, 6));
 }
+
+fn admin(name: &str) -> String {
+    format!("http://jabber.org/protocol/admin#{name}")
+}
+
+/// Carries out a use case in one request.
+async fn carry_out(client: &Client, name: &str, fields: &[(&str, &[&str])]) -> String {
+    client.command(&admin(name), "", &form(fields)).await
+}
+
+#[tokio::test]
+async fn users_are_added_disabled_enabled_and_deleted() {
+    let (world, clients) = world(&[("admin", Role::Admin)]).await;
+    let admin = &clients[0];
+    let account =
+        async |name: &str| world.server.account(bare(name).as_str()).await.expect("is read");
+    let new: (&str, &[&str]) = ("accountjid", &["juliet@localhost"]);
+    let fields = [new, ("password", &["R0m30"]), ("password-verify", &["R0me0"])];
+    let answer = carry_out(admin, "add-user", &fields).await;
+    assert!(refused(&answer, "bad-payload") && answer.contains("differ"), "{answer}");
+    assert!(refused(&carry_out(admin, "add-user", &[new]).await, "bad-payload"));
+    assert!(account("juliet").await.is_none());
+    let fields =
+        [new, ("password", &["R0m30"]), ("password-verify", &["R0m30"]), ("email", &["x"])];
+    let answer = carry_out(admin, "add-user", &fields).await;
+    assert!(answer.contains("<note type='info'>added `juliet@localhost` as user"), "{answer}");
+    let answer = carry_out(admin, "add-user", &fields).await;
+    assert!(answer.contains("status='completed'") && answer.contains("<note type='error'>"));
+
+    let fields = [("accountjid", new.1), ("password", &["other"])];
+    let answer = carry_out(admin, "change-user-password", &fields).await;
+    assert!(answer.contains("set the password of `juliet@localhost`"), "{answer}");
+    world.add("nurse").await;
+    let both: &[(&str, &[&str])] = &[("accountjids", &["juliet@localhost", "nurse@localhost"])];
+    let answer = carry_out(admin, "disable-user", both).await;
+    assert_eq!(answer.matches("<note type='info'>disabled").count(), 2, "{answer}");
+    assert!(account("nurse").await.is_some_and(|account| account.disabled));
+    let count = carry_out(admin, "get-disabled-users-num", &[]).await;
+    assert!(count.contains("<field var='disabledusersnum'") && count.contains("<value>2</value>"));
+    let disabled = carry_out(admin, "get-disabled-users-list", &[]).await;
+    let values = "<value>juliet@localhost</value><value>nurse@localhost</value></field>";
+    assert!(disabled.contains(values), "{disabled}");
+    carry_out(admin, "reenable-user", both).await;
+    assert!(account("nurse").await.is_some_and(|account| !account.disabled));
+    // Some are not there: that is said, and the others are seen to.
+    let three: &[(&str, &[&str])] =
+        &[("accountjids", &["juliet@localhost", "nobody@localhost", "nurse@localhost"])];
+    let answer = carry_out(admin, "delete-user", three).await;
+    assert_eq!(answer.matches("<note type='info'>deleted").count(), 2, "{answer}");
+    assert!(answer.contains("<note type='error'>`nobody@localhost`"), "{answer}");
+    assert!(account("juliet").await.is_none() && account("nurse").await.is_none());
+    assert!(refused(&carry_out(admin, "delete-user", &[]).await, "bad-payload"));
+}
+
+#[tokio::test]
+async fn iv_01_sessions_end_by_their_full_address_or_all_by_the_bare_one() {
+    let (world, clients) = world(&[("staff", Role::Support), ("juliet", Role::User)]).await;
+    let mut sessions = Vec::new();
+    for resource in ["1", "2", "3"] {
+        let client = world.online(&format!("juliet/{resource}")).await;
+        tend(&world, &client);
+        sessions.push(client);
+    }
+    tend(&world, &clients[1]);
+    let alive = || sessions.iter().map(|one| one.session.alive()).collect::<Vec<_>>();
+    let one: (&str, &[&str]) = ("accountjids", &["juliet@localhost/2"]);
+    let answer = carry_out(&clients[0], "end-user-session", &[one]).await;
+    assert!(refused(&answer, "bad-payload") && answer.contains("reason"), "{answer}");
+    assert_eq!(alive(), [true; 3]);
+    let why: (&str, &[&str]) = ("x-reason", &["test"]);
+    let answer = carry_out(&clients[0], "end-user-session", &[one, why]).await;
+    assert!(answer.contains("<note type='info'>1 session ended</note>"), "{answer}");
+    assert_eq!(alive(), [true, false, true]);
+    let all: (&str, &[&str]) = ("accountjids", &["juliet@localhost"]);
+    let answer = carry_out(&clients[0], "end-user-session", &[all, why]).await;
+    assert!(answer.contains("<note type='info'>3 sessions ended</note>"), "{answer}");
+    assert_eq!(alive(), [false; 3]);
+    // Nobody is kept out by it.
+    world.online("juliet/again").await;
+    // A plain user ends its own in the same way, and no other.
+    let juliet = world.online("juliet/own").await;
+    let answer =
+        carry_out(&juliet, "end-user-session", &[("accountjids", &["staff@localhost"])]).await;
+    assert!(refused(&answer, "forbidden"), "{answer}");
+    assert!(clients[0].session.alive());
+}
+
+#[tokio::test]
+async fn users_are_counted_and_listed_by_what_they_are() {
+    let roles = [("viewer", Role::Viewer), ("juliet", Role::User), ("romeo", Role::User)];
+    let (world, clients) = world(&roles).await;
+    world.add("nurse").await;
+    world.clock.advance(599_999);
+    clients[1].send("<message to='romeo@localhost' type='chat'><body>x</body></message>").await;
+    world.clock.advance(1);
+    let number = async |name: &str| {
+        let answer = carry_out(&clients[0], name, &[]).await;
+        let (_, rest) = answer.split_once("usersnum'").expect(&answer);
+        let (_, rest) = rest.split_once("<value>").expect("has a value");
+        rest.split('<').next().expect("has an end").to_owned()
+    };
+    assert_eq!(number("get-registered-users-num").await, "4");
+    assert_eq!(number("get-online-users-num").await, "3");
+    // Whoever asks does something by that.
+    assert_eq!(number("get-active-users-num").await, "2");
+    assert_eq!(number("get-idle-users-num").await, "1");
+    let listed = async |name: &str| {
+        let answer = carry_out(&clients[0], name, &[("max_items", &["25"])]).await;
+        let (_, rest) = answer.split_once("userjids'").expect(&answer);
+        let users = ["juliet", "nurse", "romeo", "viewer"];
+        let here = |user: &&str| rest.contains(&format!("<value>{user}@localhost</value>"));
+        users.into_iter().filter(here).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(listed("get-registered-users-list").await, "juliet nurse romeo viewer");
+    assert_eq!(listed("get-online-users-list").await, "juliet romeo viewer");
+    assert_eq!(listed("get-active-users").await, "juliet viewer");
+    assert_eq!(listed("get-idle-users").await, "romeo");
+    let answer = carry_out(&clients[0], "get-online-users-list", &[("max_items", &["7"])]).await;
+    assert!(refused(&answer, "bad-payload"), "{answer}");
+    let form = clients[0].command(&admin("get-online-users-list"), "", "").await;
+    assert!(form.contains("<option label='none'><value>none</value></option>"), "{form}");
+
+    let stats = async |who: &Client| {
+        carry_out(who, "user-stats", &[("accountjid", &["juliet@localhost"])]).await
+    };
+    let answer = stats(&clients[0]).await;
+    assert!(
+        answer.contains("label='The names of an account&apos;s online sessions'><value>a</value>")
+    );
+    assert!(answer.contains("<value>***</value>") && !answer.contains("127.0.0.1"), "{answer}");
+    assert!(stats(&clients[1]).await.contains("<value>127.0.0.1</value>"), "its own it knows");
+    assert!(refused(&stats(&clients[2]).await, "forbidden"));
+}
+
+#[tokio::test]
+async fn the_last_login_of_one_is_told_as_fields_and_of_several_as_a_table() {
+    let (world, clients) = world(&[("viewer", Role::Viewer), ("juliet", Role::User)]).await;
+    let told = async || {
+        carry_out(&clients[0], "get-user-lastlogin", &[("accountjids", &["juliet@localhost"])])
+            .await
+    };
+    let field = "<value>2026-11-22T10:00:00.000Z</value>";
+    eventually("it is written", async || told().await.contains(field)).await;
+    assert!(told().await.contains("<value>http://jabber.org/protocol/admin</value>"));
+    let both = [("accountjids", &["juliet@localhost", "viewer@localhost"] as &[&str])];
+    let answer = carry_out(&clients[0], "get-user-lastlogin", &both).await;
+    assert_eq!(answer.matches("<item>").count(), 2, "{answer}");
+    let nobody = [("accountjids", &["nobody@localhost"] as &[&str])];
+    let answer = carry_out(&clients[0], "get-user-lastlogin", &nobody).await;
+    assert!(answer.contains("<note type='warn'>there is no account"), "{answer}");
+    drop(world);
+}
+
+#[tokio::test]
+async fn an_announcement_reaches_whoever_is_online() {
+    let (world, clients) = world(&[("admin", Role::Admin), ("juliet", Role::User)]).await;
+    let silent = world.bind("juliet/silent").await;
+    let lines = [("announcement", &["Fish &amp;", "", "chips"] as &[&str])];
+    let answer = carry_out(&clients[0], "announce", &lines).await;
+    assert!(answer.contains("<note type='info'>told 2 sessions</note>"), "{answer}");
+    let body = "<message type='headline' from='localhost' to='juliet@localhost/a'>\
+                <body>Fish &amp;&#10;&#10;chips</body></message>";
+    assert_eq!(clients[1].take(), [body]);
+    assert!(silent.take().is_empty(), "it has not said that it takes messages");
+    assert!(refused(&carry_out(&clients[1], "announce", &lines).await, "forbidden"));
+    let empty = [("announcement", &[" "] as &[&str])];
+    assert!(refused(&carry_out(&clients[0], "announce", &empty).await, "bad-payload"));
+}
+
+#[tokio::test]
+async fn the_service_is_stopped_later_and_only_in_the_run_that_was_meant() {
+    let (world, clients) = world(&[("admin", Role::Admin), ("juliet", Role::User)]).await;
+    let fields = [("delay", &["30"] as &[&str]), ("announcement", &["soon"])];
+    let answer = carry_out(&clients[0], "shutdown", &fields).await;
+    assert!(answer.contains("told 2 sessions") && answer.contains("planned as 1 for"), "{answer}");
+    assert!(crate::testing::one(&clients[1].take(), &["<body>soon</body>"]));
+    let [planned] = &world.server.planned().await.expect("is read")[..] else { panic!("one plan") };
+    assert_eq!(planned.what, "stop");
+    world.clock.advance(29_999);
+    assert_eq!(world.server.run_due().await.expect("is read"), 0);
+    let again = world.restarted();
+    world.clock.advance(1);
+    assert_eq!(again.server.run_due().await.expect("is read"), 1);
+    let asked = tokio::time::timeout(std::time::Duration::ZERO, again.server.stop.asked()).await;
+    assert!(asked.is_err(), "another run was meant");
+
+    carry_out(&clients[0], "shutdown", &fields).await;
+    world.clock.advance(30_000);
+    assert_eq!(world.server.run_due().await.expect("is read"), 1);
+    let asked = tokio::time::timeout(std::time::Duration::ZERO, world.server.stop.asked()).await;
+    assert_eq!(asked.expect("is asked"), server::stop::Wish::Stop);
+    let answer = carry_out(&clients[0], "restart", &[]).await;
+    assert!(answer.contains("<note type='error'>this server cannot start itself anew"), "{answer}");
+}
