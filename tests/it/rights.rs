@@ -96,7 +96,7 @@ fn mint(role: Role) -> Mint {
 }
 
 /// Arguments with which a command would do something to the account `target`, if it were let.
-async fn args(world: &World, command: &Command, target: &Account) -> Value {
+pub async fn args(world: &World, command: &Command, target: &Account) -> Value {
     let jid = &target.jid;
     match command.name {
         "user add" => json!({ "jid": "new@localhost", "password": "x" }),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{Caller, CommandError, Done, Reply, run};
-use crate::Server;
+use crate::{Server, hearing::Hearing};
 
 /// Rows that wait for whoever collects them.
 const WAITING: usize = 64;
@@ -21,12 +21,15 @@ pub struct Collected {
     pub left_out: usize,
     /// How it ended.
     pub outcome: Result<Done, CommandError>,
-    /// What is to end once the caller has its answer waits, within bounds, until this is dropped.
+    /// What is to end once the caller has its answer waits, within bounds, until this is dropped: first
+    /// the one, then the other.
+    _hearing: Option<Hearing>,
     _listening: mpsc::Receiver<Reply>,
 }
 
 /// Runs a command and collects what it gives, at most so many rows. It is seen through even if nobody
-/// waits for this any more. To be dropped when the caller has been told.
+/// waits for this any more. To be dropped when the caller has been told: if it has asked through a session,
+/// and ends that, the session ends then.
 pub async fn collect(
     server: Arc<Server>,
     caller: Caller,
@@ -36,7 +39,13 @@ pub async fn collect(
 ) -> Collected {
     let (sender, mut replies) = mpsc::channel(WAITING);
     let name = name.to_owned();
-    tokio::spawn(async move { run(server, caller, &name, args, sender).await });
+    let session = caller.account().and_then(|me| server.registry.get(me.session()?));
+    let hearing = session.map(|session| Hearing::new(server.clone(), session));
+    let command = async move { run(server, caller, &name, args, sender).await };
+    match &hearing {
+        Some(hearing) => tokio::spawn(hearing.during(command)),
+        None => tokio::spawn(command),
+    };
     let (mut rows, mut left_out) = (Vec::new(), 0);
     let outcome = loop {
         match replies.recv().await {
@@ -51,5 +60,5 @@ pub async fn collect(
             }
         }
     };
-    Collected { rows, left_out, outcome, _listening: replies }
+    Collected { rows, left_out, outcome, _hearing: hearing, _listening: replies }
 }
