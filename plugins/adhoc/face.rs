@@ -129,7 +129,7 @@ impl Face {
 
     /// Whether it is for this caller at all.
     pub fn is_for(self, server: &Server, caller: &Caller) -> bool {
-        self.commands().iter().all(|command| server.may_run(caller, command))
+        self.commands().iter().all(|command| server.offers(caller, command))
     }
 
     /// Whether the caller may carry it out now.

@@ -28,9 +28,10 @@ use server::{
     hooks::Flow,
     id::{AccountId, SessionId},
     iq::Answer,
+    mailbox::Parcel,
     plugin::{Iq, Plugin, Setup, Spec, Target},
 };
-use wire::{Condition, ErrorType, StanzaError, Xml, ns};
+use wire::{Condition, ErrorType, Kind, StanzaError, Xml, ns};
 
 use self::{
     face::{Asked, Face, Next},
@@ -139,33 +140,46 @@ fn command(iq: &Iq) -> Answer {
         Err(answer) => return answer,
     };
     let Some(face) = Face::find(&request.node) else {
-        return Answer::refuse(Condition::ItemNotFound);
+        refuse(iq, &request, &StanzaError::new(Condition::ItemNotFound));
+        return Answer::Sent;
     };
     let steps = iq.server.slot::<Steps>();
     if !steps.run(iq.session.id) {
         let error = StanzaError::new(Condition::ResourceConstraint);
-        return Answer::Error(error.with_text("Another command of this session is under way"));
+        let error = error.with_text("Another command of this session is under way");
+        refuse(iq, &request, &error);
+        return Answer::Sent;
     }
     let running = Running { steps, session: iq.session.id };
     let iq = iq.clone();
     Answer::later(async move {
         // It is seen through whatever becomes of this connection, or of this session.
         let task = tokio::spawn(async move {
-            let mut told = Vec::new();
-            let answer = match serve(&iq, face, &request).await {
-                Ok((answer, report)) => {
-                    told = report;
-                    answer
-                }
-                Err(error) => Answer::Error(error),
-            };
+            let answered = serve(&iq, face, &request).await;
             drop(running);
-            iq.reply(answer);
-            drop(told);
+            match answered {
+                Ok((answer, told)) => {
+                    iq.reply(answer);
+                    drop(told);
+                }
+                Err(error) => refuse(&iq, &request, &error),
+            }
         });
         let _ = tokio::time::timeout(PATIENCE, task).await;
         Answer::Sent
     })
+}
+
+/// Answers with an error, and with the command that it is about: some clients look there for what they
+/// have under way.
+fn refuse(iq: &Iq, request: &Request, error: &StanzaError) {
+    let mut xml = Xml::new();
+    xml.open("iq").attr("type", "error").attr_opt("id", &iq.frame.id());
+    xml.attr("from", iq.to.as_str()).attr("to", iq.from.as_str());
+    xml.open("command").ns(COMMANDS).attr("node", &request.node);
+    xml.attr_opt("sessionid", &request.id).attr("xml:lang", "en").close();
+    error.write(&mut xml);
+    iq.server.push(&iq.session, Parcel::whole(Kind::Iq, xml.finish()));
 }
 
 /// That a command of a session is carried out.

@@ -310,6 +310,9 @@ async fn actions_and_ids_that_do_not_fit_have_their_own_conditions() {
         let answer = who.command(node, &with(&id, "complete"), &form(&[])).await;
         assert!(refused(&answer, "bad-sessionid"), "{answer}");
     }
+    // The command is in the refusal, for clients that look there for what they have under way.
+    let answer = juliet.command(&list, &with(&id, "prev"), "").await;
+    assert!(answer.contains(&format!("sessionid='{id}'")), "{answer}");
     for action in ["prev", "next"] {
         assert!(refused(&juliet.command(&list, &with(&id, action), "").await, "bad-action"));
     }

@@ -352,10 +352,10 @@ impl Server {
         Ok(reach)
     }
 
-    /// Whether a caller may run a command, if only on what is its own: what faces list commands by.
+    /// Whether a command is for a caller, if only on what is its own: what faces list commands by.
     /// Whether it has to show the password first is told when it is run.
     #[must_use]
-    pub fn may_run(&self, caller: &Caller, command: &Command) -> bool {
+    pub fn offers(&self, caller: &Caller, command: &Command) -> bool {
         self.reach(caller, command).is_ok()
     }
 
