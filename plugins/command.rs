@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 use server::{
-    command::{self, Collected, CommandError, Hearing},
+    command::{self, Collected, CommandError},
     iq::Answer,
     plugin::Iq,
 };
@@ -22,13 +22,13 @@ pub async fn run(
     args: Map<String, Value>,
 ) -> Result<Collected, StanzaError> {
     let caller = iq.server.caller_of(&iq.session).await.map_err(|error| refusal(&error))?;
-    Ok(command::collect(&iq.server, caller, name, args).await)
+    Ok(command::collect(iq.server.clone(), caller, name, args, usize::MAX).await)
 }
 
 /// Answers now, and lets what has waited for that go on: it may be the end of the session.
-pub async fn answered(iq: &Iq, answer: Answer, hearing: Hearing) -> Answer {
+pub async fn answered(iq: &Iq, answer: Answer, done: Collected) -> Answer {
     iq.reply(answer);
-    hearing.heard(&iq.session).await;
+    done.heard().await;
     Answer::Sent
 }
 

@@ -10,7 +10,7 @@ use server::{
 };
 use wire::{Condition, Xml, ns};
 
-use crate::{caps, roster};
+use crate::{adhoc, adhoc::form::DATA, caps, roster};
 
 /// The plugin.
 pub const PLUGIN: Plugin = Plugin {
@@ -20,13 +20,10 @@ pub const PLUGIN: Plugin = Plugin {
         id: "XEP-0030",
         version: "2.5.0",
         title: "Service Discovery",
-        note: "Information and (empty) items of hosts and accounts",
+        note: "Information and items of hosts and accounts; the only items are a host's commands",
     }],
     setup,
 };
-
-/// XEP-0004.
-const DATA: &str = "jabber:x:data";
 
 /// What something is (section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +71,8 @@ impl Info<'_> {
         Info { identities: vec![account], features: features.to_vec(), forms: vec![] }
     }
 
-    fn answer(&self, node: Option<&str>) -> Answer {
+    /// The answer of a node, or of all that it is.
+    pub(crate) fn answer(&self, node: Option<&str>) -> Answer {
         let mut xml = Xml::new();
         xml.open("query").ns(ns::DISCO_INFO).attr_opt("node", &node);
         for identity in &self.identities {
@@ -111,7 +109,7 @@ fn setup(setup: &mut Setup<'_>) {
     setup.host_features(&features);
     setup.account_features(&features);
     setup.iq(&[Target::Host], (ns::DISCO_INFO, "query"), host_info);
-    setup.iq(&[Target::Host], (ns::DISCO_ITEMS, "query"), items);
+    setup.iq(&[Target::Host], (ns::DISCO_ITEMS, "query"), host_items);
     for (namespace, answer) in
         [(ns::DISCO_INFO, account_info as fn(&Iq) -> Answer), (ns::DISCO_ITEMS, items)]
     {
@@ -128,8 +126,20 @@ fn host_info(iq: &Iq) -> Answer {
         Err(answer) => return answer,
     };
     match node {
-        Some(node) if node != caps::node(&info) => Answer::refuse(Condition::ItemNotFound),
+        Some(node) if node != caps::node(&info) => {
+            adhoc::info(iq, &node).unwrap_or_else(|| Answer::refuse(Condition::ItemNotFound))
+        }
         node => info.answer(node.as_deref()),
+    }
+}
+
+/// Nodes of a host are commands.
+fn host_items(iq: &Iq) -> Answer {
+    match node(iq) {
+        Ok(Some(node)) => {
+            adhoc::items(iq, &node).unwrap_or_else(|| Answer::refuse(Condition::ItemNotFound))
+        }
+        _ => items(iq),
     }
 }
 

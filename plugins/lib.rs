@@ -4,6 +4,7 @@
 //! A plugin sees `server` and `wire`, never sockets, SQL or the ways to administer.
 #![forbid(unsafe_code)]
 
+pub mod adhoc;
 pub mod cam;
 pub mod caps;
 pub mod carbons;
@@ -39,6 +40,7 @@ pub static ALL: &[Plugin] = &[
     ping::PLUGIN,
     version::PLUGIN,
     time::PLUGIN,
+    adhoc::PLUGIN,
     disco::PLUGIN,
     // Last: it announces a hash of what the others have registered.
     caps::PLUGIN,

@@ -7,7 +7,6 @@
 
 use serde_json::{Map, json};
 use server::{
-    command::Collected,
     iq::Answer,
     plugin::{Iq, Plugin, Setup, Spec, Target},
 };
@@ -120,11 +119,11 @@ impl Wish {
                 "user delete"
             }
         };
-        let Collected { outcome, hearing, .. } = command::run(iq, name, args).await?;
-        let answer = match outcome {
+        let done = command::run(iq, name, args).await?;
+        let answer = match &done.outcome {
             Ok(_) => Answer::done(),
-            Err(error) => Answer::Error(command::refusal(&error)),
+            Err(error) => Answer::Error(command::refusal(error)),
         };
-        Ok(command::answered(iq, answer, hearing).await)
+        Ok(command::answered(iq, answer, done).await)
     }
 }

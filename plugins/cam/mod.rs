@@ -138,7 +138,7 @@ async fn revoke(iq: Iq, dialect: Dialect) -> Result<Answer, StanzaError> {
         Ok(_) => Answer::refuse(Condition::ItemNotFound),
         Err(error) => Answer::Error(command::refusal(error)),
     };
-    Ok(command::answered(&iq, answer, done.hearing).await)
+    Ok(command::answered(&iq, answer, done).await)
 }
 
 /// Nothing was done, for nothing but another password keeps this client out.

@@ -34,8 +34,7 @@ pub enum Standing {
 impl Server {
     /// Sets another password, by the owner from the session `current`, or by somebody else. Who has to
     /// go is said by `on.password_change` and `on.password_reset`; unless nobody has, tokens from
-    /// before are void. The owner's own session is left to the caller even if all have to go: it has to
-    /// hear the answer first. Gives the number of sessions that ended.
+    /// before are void. Gives the number of sessions that ended.
     ///
     /// # Errors
     /// [`AccountError`].
@@ -59,11 +58,6 @@ impl Server {
         let notice = match actor {
             Actor::Owner(_) => Notice::PasswordChanged,
             _ => Notice::PasswordReset,
-        };
-        let who = match (&actor, who) {
-            // The owner has to hear what came of it.
-            (Actor::Owner(_), Who::All) => Who::Others,
-            (_, who) => who,
         };
         let ended = self.end_account(jid, Reason::PasswordChanged, actor, who, current).await;
         self.notify_owner(jid, notice).await;

@@ -13,7 +13,6 @@ use crate::{
     clock::Millis,
     config::Who,
     end::{Actor, Reason},
-    id::SessionId,
 };
 
 /// An account that is to be deleted.
@@ -46,7 +45,6 @@ impl Server {
         jid: &Jid,
         (at, plan): (Millis, u64),
         actor: Actor,
-        spared: Option<SessionId>,
     ) -> Result<usize, AccountError> {
         self.change_account(jid, |account| {
             let disabled = account.deletion.map_or(account.disabled, |before| before.disabled);
@@ -54,7 +52,7 @@ impl Server {
             account.disabled = true;
         })
         .await?;
-        Ok(self.end_account(jid, Reason::AccountDeleted, actor, Who::Others, spared).await)
+        Ok(self.end_account(jid, Reason::AccountDeleted, actor, Who::All, None).await)
     }
 
     /// Takes back that an account is to be deleted: it is what it was before. `None`: it was not to be

@@ -18,7 +18,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use wire::{Kind, StreamCondition, StreamError, Xml};
 
-use crate::{Server, Session, clock::Millis, events::Change, hooks::Ended, mailbox::Parcel};
+use crate::{
+    Server, Session, clock::Millis, events::Change, hearing, hooks::Ended, mailbox::Parcel,
+};
 
 /// Namespace of the application-specific element in stream errors and SASL failures that tells a
 /// client why its session or credential is over: `<ended xmlns='urn:usher:session:0' reason='…'/>`.
@@ -325,8 +327,14 @@ impl Outcome {
 
 impl Server {
     /// Ends a session. Nothing is routed to or from it once this returns; its connection closes
-    /// after that. True: by this call; false: it was ending already.
+    /// after that. True: by this call; false: it was ending already. A command that ends the session
+    /// that it was asked through is heard first; see [`hearing`].
     pub fn end(self: &Arc<Self>, session: &Arc<Session>, end: End) -> bool {
+        hearing::put_off(session, &end).unwrap_or_else(|| self.end_now(session, end))
+    }
+
+    /// The same, whoever asks for it.
+    pub(crate) fn end_now(self: &Arc<Self>, session: &Arc<Session>, end: End) -> bool {
         if !self.registry.mark_ending(session) {
             return false;
         }
@@ -417,6 +425,9 @@ impl Server {
 
     /// Waits until an ending session is settled, at most its `close_wait` and a little more.
     pub async fn settled(&self, session: &Session) -> bool {
+        if session.settled() {
+            return true;
+        }
         let receiver = {
             let mut cold = session.cold.lock();
             let ending = cold.ending();

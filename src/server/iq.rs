@@ -21,8 +21,8 @@ pub enum Answer {
     Later(Later<Answer>),
     /// Done; the payload may be empty.
     Result(Bytes),
-    /// The handler has sent [`Iq::result`] itself, or has called [`Iq::reply`], because its place among
-    /// what else the session is sent matters.
+    /// The handler sends the answer itself ([`Iq::result`], [`Iq::reply`]): because its place among
+    /// what else the session is sent matters, or because it takes long.
     Sent,
 }
 

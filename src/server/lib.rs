@@ -30,6 +30,7 @@ pub mod epoch;
 pub mod events;
 mod fast;
 pub mod gate;
+mod hearing;
 pub mod hibernation;
 pub mod history;
 pub mod hooks;
@@ -324,6 +325,8 @@ impl Server {
     /// like messages to an absent client.
     pub async fn shutdown(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::Release);
+        // Whoever has asked for this is told that it happens.
+        self.all_heard().await;
         let sessions: Vec<_> = self.registry.all().collect();
         tracing::info!(event = "draining", sessions = sessions.len());
         let (stay, go): (Vec<_>, Vec<_>) =

@@ -29,6 +29,7 @@ use crate::{
     deadlines::Armed,
     end::EndRecord,
     epoch::Stamp,
+    hearing,
     id::{AccountId, GrantId, SessionId},
     mailbox::Mailbox,
     policy::Effective,
@@ -495,13 +496,16 @@ impl Session {
     /// How it ended, once it has.
     #[must_use]
     pub fn end_record(&self) -> Option<Arc<EndRecord>> {
-        self.cold.lock().ending.as_ref()?.record.clone()
+        let record = self.cold.lock().ending.as_ref().and_then(|ending| ending.record.clone());
+        record.or_else(|| hearing::record(self))
     }
 
-    /// Whether it has ended, its connection is gone and everything about it has been seen to.
+    /// Whether it has ended, its connection is gone and everything about it has been seen to. To a
+    /// command that ends the session that it was asked through, this is so before.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.cold.lock().ending.as_ref().is_some_and(|ending| ending.settled)
+        let settled = self.cold.lock().ending.as_ref().is_some_and(|ending| ending.settled);
+        settled || hearing::record(self).is_some()
     }
 
     /// The last words for the peer, for its connection to send before it closes. Given out once.

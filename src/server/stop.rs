@@ -114,6 +114,12 @@ impl Stop {
         })
     }
 
+    /// Whether somebody has asked.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.wish.borrow().is_some()
+    }
+
     /// Ready when somebody has asked.
     pub async fn asked(&self) -> Wish {
         self.wait(|_| true).await

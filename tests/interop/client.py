@@ -43,11 +43,11 @@ class Dropped(Exception):
 
 
 class StanzaError(Exception):
-    """An iq was answered by an error."""
+    """An iq was answered by an error; `extra` are the application's own conditions."""
 
-    def __init__(self, condition):
-        super().__init__(condition)
-        self.condition = condition
+    def __init__(self, condition, extra=()):
+        super().__init__(condition, *extra)
+        self.condition, self.extra = condition, list(extra)
 
 
 @dataclass

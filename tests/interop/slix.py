@@ -10,14 +10,29 @@ binding by `tls-server-end-point` (RFC 5929; Python's TLS has no exporter) and O
 import asyncio
 import hashlib
 import ssl
+from dataclasses import dataclass
 
 from slixmpp import ClientXMPP
 from slixmpp.exceptions import IqError
 from slixmpp.util.sasl import client as sasl
 from slixmpp.xmlstream import ET
 
-from client import LOGIN, WAIT, Client, Contact, Dropped, Event, Refused, StanzaError, describe
+from client import (
+    LOGIN,
+    STANZA_ERRORS,
+    WAIT,
+    Client,
+    Contact,
+    Dropped,
+    Event,
+    Refused,
+    StanzaError,
+    conditions,
+    describe,
+)
 
+COMMANDS = "http://jabber.org/protocol/commands"
+FORMS = "jabber:x:data"
 END_POINT = b"tls-server-end-point:"
 Scram = sasl.MECHANISMS["SCRAM-SHA-256"]
 
@@ -62,6 +77,32 @@ for scram in ("SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"):
 sasl.MECHANISMS[OAuthBearer.name] = OAuthBearer
 # Below every other, so that it is used only by a test that names it.
 sasl.MECH_SEC_SCORES[OAuthBearer.name] = 0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command says: its status, notes as (type, text), fields and rows of its forms."""
+
+    status: str
+    notes: list
+    fields: dict
+    rows: list
+
+    @classmethod
+    def of(cls, xml):
+        command = xml.find(f"{{{COMMANDS}}}command")
+        notes = [(n.get("type"), n.text) for n in command.findall(f"{{{COMMANDS}}}note")]
+        fields, rows = {}, []
+        for form in command.findall(f"{{{FORMS}}}x"):
+            fields |= values(form)
+            rows += [values(item) for item in form.findall(f"{{{FORMS}}}item")]
+        return cls(command.get("status"), notes, fields, rows)
+
+
+def values(element):
+    """The values of the fields right inside an element."""
+    fields = element.findall(f"{{{FORMS}}}field")
+    return {f.get("var"): [v.text or "" for v in f.findall(f"{{{FORMS}}}value")] for f in fields}
 
 
 class Library(ClientXMPP):
@@ -243,6 +284,64 @@ class SlixClient(Client):
         for direction in ("received", "sent"):
             self._library.add_event_handler(f"carbon_{direction}", copied(direction))
         await self._library.plugin["xep_0280"].enable(timeout=WAIT)
+
+    # --- ad-hoc commands, by slixmpp's own way through them (XEP-0050, XEP-0133) ------------------
+
+    async def commands(self):
+        """The names of the commands that the server lists, by node."""
+        self._library.register_plugin("xep_0133")
+        found = await self._library.plugin["xep_0133"].get_commands(timeout=WAIT)
+        return {node: name for _, node, name in found["disco_items"]["items"]}
+
+    async def administer(self, use_case, **fields):
+        """Carries out a use case of XEP-0133; names of fields with `__` for `-`."""
+        self._library.register_plugin("xep_0133")
+        begin = getattr(self._library.plugin["xep_0133"], use_case.replace("-", "_"))
+        return await self._command(lambda session: begin(session=session), fields)
+
+    async def command(self, node, **fields):
+        """Begins a command of the server, and completes it if it asks for something."""
+        return await self._command(self._start(node), fields)
+
+    async def begin(self, node):
+        """Begins a command; what it says and what to go on with."""
+        session = {}
+        return await self._step(session, lambda: self._start(node)(session)), session
+
+    async def go_on(self, session, how, **fields):
+        """The next step of a command: `complete` or `cancel`."""
+        plugin = self._library.plugin["xep_0050"]
+        form = self._library.plugin["xep_0004"].make_form(ftype="submit")
+        for name, value in fields.items():
+            form.add_field(var=name.replace("__", "-"), value=value)
+        session["payload"] = form if how == "complete" else None
+        send = {"complete": plugin.complete_command, "cancel": plugin.cancel_command}[how]
+        return await self._step(session, lambda: send(session))
+
+    def _start(self, node):
+        self._library.register_plugin("xep_0050")
+        plugin, host = self._library.plugin["xep_0050"], self._library.boundjid.server
+        return lambda session: plugin.start_command(host, node, session)
+
+    async def _command(self, start, fields):
+        session = {}
+        told = await self._step(session, lambda: start(session))
+        if told.status == "executing":
+            told = await self.go_on(session, "complete", **fields)
+        return told
+
+    async def _step(self, session, send):
+        answered = asyncio.get_running_loop().create_future()
+
+        def refused(iq, _):
+            told = conditions(iq.xml.find("{jabber:client}error"), STANZA_ERRORS)
+            answered.set_exception(StanzaError(told["condition"], told["extra"]))
+
+        session["next"] = lambda iq, _: answered.set_result(Told.of(iq.xml))
+        session["error"] = refused
+        send()
+        async with asyncio.timeout(WAIT):
+            return await answered
 
     async def logout(self):
         await self._library.disconnect()

@@ -79,7 +79,7 @@ async fn act(server: &Arc<Server>, what: &str, set: &Set) -> bool {
         }
         ("deleted with grace", ..) => {
             let at = (START.plus_seconds(60), 1);
-            server.delete_later(&jid, at, admin(), None).await.is_ok()
+            server.delete_later(&jid, at, admin()).await.is_ok()
         }
         ("renamed", ..) => {
             let new = "alina@localhost".parse_jid();

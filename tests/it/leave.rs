@@ -151,7 +151,7 @@ async fn pr_24_who_deletes_the_own_account_hears_the_answer_before_its_session_e
     let running =
         tokio::spawn(command::run(server.clone(), caller.clone(), "user delete", args, sender));
     match replies.recv().await {
-        Some(Reply::Done(done)) => assert_eq!(done.fields["ended"], 1, "{done:?}"),
+        Some(Reply::Done(done)) => assert_eq!(done.fields["ended"], 2, "{done:?}"),
         other => panic!("{other:?}"),
     }
     assert!(asks.alive() && !other.alive());

@@ -4,7 +4,8 @@
 //!  tests/scripts/*.script ─► script ─► dialogue ─┬─► against_machine  (wire alone)
 //!                             xml, scram ┘       └─► against_server   (world: everything, sockets)
 //!  world ─► sessions, deadlines, lists, ends, pace, changes, matrix, churn, rights, rivals,
-//!           rodauth, seeds; cam, register, feed: what owners do from their clients
+//!           rodauth, seeds, adhoc; cam, register, feed: what owners do from their clients
+//!  parity: the same by every way to give a command
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
 //!  api: the HTTP face   webhooks: programs that are told of ends
@@ -12,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adhoc;
 mod against_machine;
 mod against_server;
 mod api;
@@ -45,6 +47,7 @@ mod moving;
 mod next_login;
 mod notices;
 mod pace;
+mod parity;
 mod proxy;
 mod rates;
 mod reauth;

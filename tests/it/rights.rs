@@ -32,7 +32,7 @@ pub async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value)
     let running =
         tokio::spawn(async move { command::run(server, caller, &name, args, sender).await });
     let mut rows = Vec::new();
-    loop {
+    let outcome = loop {
         let patience = std::time::Duration::from_millis(200);
         let reply = match tokio::time::timeout(patience, replies.recv()).await {
             Err(_) if stream => {
@@ -46,10 +46,14 @@ pub async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value)
         match reply {
             Reply::Row(row) => rows.push(Value::Object(row)),
             Reply::Progress { .. } => {}
-            Reply::Done(done) => return (rows, Ok(done)),
-            Reply::Failed(error) => return (rows, Err(error)),
+            Reply::Done(done) => break Ok(done),
+            Reply::Failed(error) => break Err(error),
         }
-    }
+    };
+    // It was heard.
+    drop(replies);
+    running.await.expect("does not panic");
+    (rows, outcome)
 }
 
 /// Who is at the admin socket.
@@ -96,7 +100,7 @@ fn mint(role: Role) -> Mint {
 }
 
 /// Arguments with which a command would do something to the account `target`, if it were let.
-async fn args(world: &World, command: &Command, target: &Account) -> Value {
+pub async fn args(world: &World, command: &Command, target: &Account) -> Value {
     let jid = &target.jid;
     match command.name {
         "user add" => json!({ "jid": "new@localhost", "password": "x" }),
@@ -147,6 +151,7 @@ async fn args(world: &World, command: &Command, target: &Account) -> Value {
         "audit list" => json!({ "jid": jid }),
         "job pause" | "job resume" | "job abort" => json!({ "job": "1" }),
         "schedule cancel" => json!({ "id": "1" }),
+        "announce" => json!({ "text": "test" }),
         "backup" => json!({ "file": "/nonexistent/usher.db" }),
         _ => json!({}),
     }

@@ -15,8 +15,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
-use server::command::{self, Caller, Command, CommandError, Done, Reply, Shape, ValueKind};
-use tokio::sync::mpsc;
+use server::command::{self, Caller, Collected, Command, CommandError, Done, Shape, ValueKind};
 
 use super::{
     Api,
@@ -98,26 +97,16 @@ fn body_args(
     Ok(params::from_body(command, &body)?)
 }
 
-/// A command, seen through also when the one who asked goes away; all that it gave.
+/// A command; all that it gave.
 pub(super) async fn perform(
     api: &Api,
     caller: Caller,
     name: &'static str,
     args: Map<String, Value>,
 ) -> Result<(Vec<Map<String, Value>>, Done), CommandError> {
-    let (sender, mut replies) = mpsc::channel(64);
-    tokio::spawn(command::run(api.server.clone(), caller, name, args, sender));
-    let mut rows = Vec::new();
-    while let Some(reply) = replies.recv().await {
-        match reply {
-            Reply::Row(row) => rows.push(row),
-            Reply::Progress { .. } => {}
-            Reply::Done(done) => return Ok((rows, done)),
-            Reply::Failed(error) => return Err(error),
-        }
-    }
-    let broken = CommandError::failed("the command broke off").hint("see the server's log");
-    Err(CommandError { internal: true, ..broken })
+    let collected = command::collect(api.server.clone(), caller, name, args, usize::MAX).await;
+    let Collected { rows, outcome, .. } = collected;
+    Ok((rows, outcome?))
 }
 
 async fn answer(

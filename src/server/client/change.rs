@@ -38,30 +38,6 @@ impl Server {
         fence(Ordering::SeqCst);
     }
 
-    /// Makes a client and all that it has void, durably. Its sessions are returned as they are, for the
-    /// caller to end.
-    ///
-    /// # Errors
-    /// When storage fails: nothing has changed then.
-    pub(crate) async fn void_client(
-        &self,
-        client: &Client,
-        why: Over,
-        actor: &Actor,
-        text: Option<String>,
-    ) -> Result<(Client, Few), StoreError> {
-        let tombstone = Tombstone::new(self.clock.now(), why, actor, text);
-        let buried = self.bury_client(client, &tombstone).await?;
-        let buried = buried.unwrap_or_else(|| {
-            let mut forgotten = client.clone();
-            forgotten.end(&tombstone);
-            forgotten
-        });
-        self.client_changed();
-        let sessions = self.visits(&buried);
-        Ok((buried, sessions))
-    }
-
     /// Ends a client with all that it has, durably, and only then its sessions; they are returned,
     /// marked dead, for the caller to wait for.
     ///
@@ -74,38 +50,21 @@ impl Server {
         actor: &Actor,
         text: Option<String>,
     ) -> Result<(Client, Few), StoreError> {
-        let (buried, sessions) = self.void_client(client, why, actor, text.clone()).await?;
+        let tombstone = Tombstone::new(self.clock.now(), why, actor, text.clone());
+        let buried = self.bury_client(client, &tombstone).await?;
+        let buried = buried.unwrap_or_else(|| {
+            let mut forgotten = client.clone();
+            forgotten.end(&tombstone);
+            forgotten
+        });
+        self.client_changed();
+        let sessions = self.visits(&buried);
         self.end_revoked(&sessions, Reason::Revoked, actor, text);
         Ok((buried, sessions))
     }
 
-    /// Makes a client void in the same way, and refuses it from now on, whatever it proves, until then
-    /// or for ever. `None`: there is no such client any more.
-    ///
-    /// # Errors
-    /// When storage fails: nothing has changed then.
-    pub(crate) async fn refuse_client(
-        &self,
-        client: &Client,
-        until: Option<Millis>,
-        actor: &Actor,
-        text: Option<String>,
-    ) -> Result<Option<(Client, Few)>, StoreError> {
-        let at = self.clock.now();
-        let tombstone = Tombstone::new(at, Over::Revoked, actor, text.clone());
-        let block = Block { at, until, by: actor.name().to_owned(), text };
-        let blocked = self.change_client(client.account, client.sid, |client| {
-            client.block = Some(block.clone());
-            client.end(&tombstone);
-            true
-        });
-        let Some(blocked) = blocked.await? else { return Ok(None) };
-        self.client_changed();
-        let sessions = self.visits(&blocked);
-        Ok(Some((blocked, sessions)))
-    }
-
-    /// The same, and ends its sessions.
+    /// The same, and refuses it from now on, whatever it proves, until then or for ever. `None`: there
+    /// is no such client any more.
     ///
     /// # Errors
     /// When storage fails: nothing has changed then.
@@ -116,11 +75,19 @@ impl Server {
         actor: &Actor,
         text: Option<String>,
     ) -> Result<Option<(Client, Few)>, StoreError> {
-        let refused = self.refuse_client(client, until, actor, text.clone()).await?;
-        if let Some((_, sessions)) = &refused {
-            self.end_revoked(sessions, Reason::Blocked, actor, text);
-        }
-        Ok(refused)
+        let at = self.clock.now();
+        let tombstone = Tombstone::new(at, Over::Revoked, actor, text.clone());
+        let block = Block { at, until, by: actor.name().to_owned(), text: text.clone() };
+        let blocked = self.change_client(client.account, client.sid, |client| {
+            client.block = Some(block.clone());
+            client.end(&tombstone);
+            true
+        });
+        let Some(blocked) = blocked.await? else { return Ok(None) };
+        self.client_changed();
+        let sessions = self.visits(&blocked);
+        self.end_revoked(&sessions, Reason::Blocked, actor, text);
+        Ok(Some((blocked, sessions)))
     }
 
     /// Changes a client, durably, and lets its sessions go by it at once. Gives it as it is now, with

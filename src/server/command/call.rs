@@ -1,7 +1,7 @@
 //! One call of a command: admitted, run, audited. And what a command knows of its call: arguments,
 //! whom it may touch, and where its rows go.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -20,9 +20,9 @@ use crate::{
     account::{Account, Role},
     audit::{Entry, Subject},
     clock::Millis,
-    end::{Actor, End, Level, Reason},
+    end::Actor,
+    hearing::Hearing,
     id::AccountId,
-    registry::Few,
     rights::Right,
 };
 
@@ -47,18 +47,11 @@ pub struct Call {
     reach: Reach,
     /// The accounts that were touched, for the audit.
     subjects: Arc<Mutex<Vec<Subject>>>,
-    /// What ends once the caller has its answer.
-    afterwards: Afterwards,
 }
 
-/// Sessions that end once the caller has its answer, for it may hear it through one of them.
-type Afterwards = Arc<Mutex<Vec<(Arc<Session>, End)>>>;
-
-/// How long a caller may take to hear its answer.
-const HEARING: Duration = Duration::from_secs(1);
-
 /// Runs a command by name: checks its arguments and whether the caller may, audits it, and sends
-/// everything, the end included, to `rows`.
+/// everything, the end included, to `rows`. If it ends the session that it is called from, that ends once
+/// nobody listens to `rows` any more and its connection has taken what there was to hear.
 pub async fn run(
     server: Arc<Server>,
     caller: Caller,
@@ -66,21 +59,21 @@ pub async fn run(
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
 ) {
-    let afterwards = Afterwards::default();
-    let performed =
-        perform(server.clone(), &caller, name, args, rows.clone(), afterwards.clone()).await;
+    let session = caller.account().and_then(|me| server.registry.get(me.session()?));
+    let hearing = session.map(|session| Hearing::new(server.clone(), session));
+    let command = perform(server, &caller, name, args, rows.clone());
+    let performed = match &hearing {
+        Some(hearing) => hearing.during(command).await,
+        None => command.await,
+    };
     let reply = match performed {
         Ok(done) => Reply::Done(done),
         Err(error) => Reply::Failed(error),
     };
     // Nobody may listen any more; the outcome of a mutating command is in the audit then.
     let _ = rows.send(reply).await;
-    let last = std::mem::take(&mut *afterwards.lock());
-    if !last.is_empty() {
-        let _ = tokio::time::timeout(HEARING, rows.closed()).await;
-    }
-    for (session, end) in last {
-        server.end(&session, end);
+    if let Some(hearing) = hearing {
+        hearing.heard(rows.closed()).await;
     }
 }
 
@@ -90,7 +83,6 @@ async fn perform(
     name: &str,
     args: Map<String, Value>,
     rows: mpsc::Sender<Reply>,
-    afterwards: Afterwards,
 ) -> Result<Done, CommandError> {
     let unknown = || CommandError::usage(format!("there is no command `{name}`"));
     let command = find(name).ok_or_else(unknown)?;
@@ -141,7 +133,6 @@ async fn perform(
         command,
         reach,
         subjects: subjects.clone(),
-        afterwards,
     };
     let outcome = match ((command.run)(call).await, rated) {
         // With what is its own it could have been done.
@@ -164,6 +155,27 @@ async fn perform(
         written(&server, &entry(ok, words, subjects)).await?;
     }
     outcome
+}
+
+/// Whether a caller may run a command now, for faces that ask for its arguments after that. A refusal
+/// is in the audit as if the command had been called; it is not told there again and again.
+///
+/// # Errors
+/// When the caller may not.
+pub async fn may_begin(
+    server: &Server,
+    caller: &Caller,
+    command: &'static Command,
+) -> Result<(), CommandError> {
+    let Err(refused) = server.admit(caller, command) else { return Ok(()) };
+    let rated = caller.account().map_or(Rated::Free, |acting| server.rate(acting, command));
+    if command.mutates && !matches!(rated, Rated::Refused { first: false, .. }) {
+        let (args, accounts) = (Map::new(), Vec::new());
+        let (at, who) = (server.clock.now(), caller.name().to_string());
+        let (what, outcome) = (command.name.into(), refused.message.clone());
+        written(server, &Entry { at, who, what, args, ok: false, outcome, accounts }).await?;
+    }
+    Err(refused)
 }
 
 async fn written(server: &Server, entry: &Entry) -> Result<(), CommandError> {
@@ -294,39 +306,6 @@ impl Call {
         self.caller = self.server.renewed(&self.caller).await?;
         self.reach = self.server.admit(&self.caller, self.command)?;
         Ok(())
-    }
-
-    /// Ends a session once the caller has its answer: it may be the one that it calls from. What takes
-    /// away its rights has to be done by then.
-    pub(super) fn end_afterwards(&self, session: Arc<Session>, end: End) {
-        self.afterwards.lock().push((session, end));
-    }
-
-    /// Ends sessions that have lost what let them in; the one that it is called from only once the
-    /// caller has its answer. Gives the others, marked dead.
-    pub(super) fn end_visits(
-        &self,
-        mut sessions: Few,
-        reason: Reason,
-        actor: &Actor,
-        text: Option<&String>,
-    ) -> Few {
-        let own = self.caller.account().and_then(Acting::session);
-        let end = End {
-            level: Level::Revoke,
-            actor: actor.clone(),
-            text: text.cloned(),
-            ..End::new(reason)
-        };
-        sessions.retain(|session| {
-            let other = Some(session.id) != own;
-            match other {
-                true => drop(self.server.end(session, end.clone())),
-                false => self.end_afterwards(session.clone(), end.clone()),
-            }
-            other
-        });
-        sessions
     }
 
     /// Notes an account that the call is about, for the audit.

@@ -345,18 +345,29 @@ impl Server {
     /// Whether a caller may run a command at all, and on whose data: the one check of the table. What
     /// is not granted here is refused.
     pub(super) fn admit(&self, caller: &Caller, command: &Command) -> Result<Reach, CommandError> {
-        let Caller::Account(acting) = caller else { return Ok(Reach::All) };
-        acting.in_scope(command.right)?;
-        let own = command.scope == Scope::Own && acting.role > Role::Restricted;
-        let reach = match acting.rights.has(command.right) {
-            true => Reach::All,
-            false if own => Reach::Own,
-            false => return Err(lacks(self, acting, command.right)),
-        };
-        if command.fresh {
+        let reach = self.reach(caller, command)?;
+        if let Some(acting) = caller.account().filter(|_| command.fresh) {
             self.fresh(acting, command.name)?;
         }
         Ok(reach)
+    }
+
+    /// Whether a command is for a caller, if only on what is its own: what faces list commands by.
+    /// Whether it has to show the password first is told when it is run.
+    #[must_use]
+    pub fn offers(&self, caller: &Caller, command: &Command) -> bool {
+        self.reach(caller, command).is_ok()
+    }
+
+    fn reach(&self, caller: &Caller, command: &Command) -> Result<Reach, CommandError> {
+        let Caller::Account(acting) = caller else { return Ok(Reach::All) };
+        acting.in_scope(command.right)?;
+        let own = command.scope == Scope::Own && acting.role > Role::Restricted;
+        match acting.rights.has(command.right) {
+            true => Ok(Reach::All),
+            false if own => Ok(Reach::Own),
+            false => Err(lacks(self, acting, command.right)),
+        }
     }
 
     /// Refuses what takes a recent password to a session that cannot show one. Who calls from no

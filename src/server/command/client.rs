@@ -22,7 +22,7 @@ use crate::{
     },
     clock::Millis,
     config::Span,
-    end::{Actor, Outcome, Reason},
+    end::{Actor, Outcome},
     id::ClientId,
     policy::Effective,
     privacy,
@@ -627,25 +627,15 @@ async fn confirm(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(message).with("id", client.id.to_string()))
 }
 
-/// The sessions of a client that was ended.
-struct Ending {
-    /// Those that are marked dead.
-    sessions: Few,
-    /// Besides, there is the one that the command is called from: it ends once the caller has its
-    /// answer.
-    own: bool,
-    actor: Actor,
-}
-
 /// Shows what became of the sessions of a client that was ended, and which ways back it has. Gives how
 /// many of them are gone.
 async fn show_ended(
     call: &Call,
     owner: &Account,
     client: &Client,
-    ending: &Ending,
+    sessions: &Few,
+    actor: &Actor,
 ) -> Result<usize, CommandError> {
-    let Ending { sessions, own, actor } = ending;
     call.server.all_settled(sessions).await;
     let server = &call.server;
     let (policy, epochs): (Effective, _) =
@@ -671,17 +661,8 @@ async fn show_ended(
         // Whether or not somebody still listens, the rest is seen through.
         let _ = call.row(one(Some(session.id.to_string()), jid, json!(outcome))).await;
     }
-    match call.session().filter(|_| *own) {
-        Some(session) => {
-            let id = Some(session.id.to_string());
-            let jid = session.jid();
-            let jid = jid.as_ref().map_or(client.jid.as_str(), Jid::as_str);
-            let _ = call.row(one(id, jid, "ending".into())).await;
-        }
-        None if sessions.is_empty() => {
-            let _ = call.row(one(None, &client.jid, "no-session".into())).await;
-        }
-        None => {}
+    if sessions.is_empty() {
+        let _ = call.row(one(None, &client.jid, "no-session".into())).await;
     }
     Ok(ended)
 }
@@ -724,19 +705,16 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
     let mut buried = Vec::new();
     for (client, owner) in &targets {
         let actor = call.actor(Some(client.account));
-        let ended = call.server.void_client(client, Over::by(&actor), &actor, text.clone()).await;
+        let ended = call.server.end_client(client, Over::by(&actor), &actor, text.clone()).await;
         let (client, sessions) = ended.map_err(|error| {
             let message = format!("{error}, after {} clients were revoked", buried.len());
             CommandError::failed(message).hint("see the server's log; try again")
         })?;
-        let all = sessions.len();
-        let sessions = call.end_visits(sessions, Reason::Revoked, &actor, text.as_ref());
-        let own = sessions.len() < all;
-        buried.push((client, owner, Ending { sessions, own, actor }));
+        buried.push((client, owner, sessions, actor));
     }
     let mut ended = 0;
-    for (client, owner, ending) in &buried {
-        ended += show_ended(&call, owner, client, ending).await?;
+    for (client, owner, sessions, actor) in &buried {
+        ended += show_ended(&call, owner, client, sessions, actor).await?;
     }
     let what = match buried.as_slice() {
         [(client, ..)] => format!("revoked `{}` of `{}`", client.id, client.jid),
@@ -775,12 +753,9 @@ async fn block(call: Call) -> Result<Done, CommandError> {
     let span = call.value::<Span>("for").and_then(Span::get);
     let until = span.map(|span| call.server.clock.now().plus_seconds(span));
     let (actor, text) = (call.actor(Some(owner.id)), call.text("reason").map(str::to_owned));
-    let blocked = call.server.refuse_client(&client, until, &actor, text.clone()).await?;
+    let blocked = call.server.block_client(&client, until, &actor, text).await?;
     let Some((client, sessions)) = blocked else { return Ok(nothing(&call)) };
-    let all = sessions.len();
-    let sessions = call.end_visits(sessions, Reason::Blocked, &actor, text.as_ref());
-    let own = sessions.len() < all;
-    let ended = show_ended(&call, &owner, &client, &Ending { sessions, own, actor }).await?;
+    let ended = show_ended(&call, &owner, &client, &sessions, &actor).await?;
     let how_long = until.map_or("for ever".into(), |until| format!("until {until}"));
     let message = format!("blocked `{}` of `{}` {how_long}", client.id, client.jid);
     Ok(Done::said(format!("{message}, {}", sessions_ended(ended)))

@@ -1,72 +1,65 @@
-//! A command run for somebody who takes what it gives as a whole, as IQs and HTTP requests do. Not for
-//! commands that give rows without end.
+//! A command run to its end, with all that it gave: for faces that answer once. Not for commands
+//! without an end ([`Shape::Stream`](super::Shape)).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Caller, CommandError, Done, Reply, run};
-use crate::{Server, Session};
+use crate::Server;
+
+/// Rows that wait for whoever collects them.
+const WAITING: usize = 64;
 
 /// What a command gave.
+#[derive(Debug)]
 pub struct Collected {
-    /// Its rows.
+    /// Its rows, no more than were asked for.
     pub rows: Vec<Map<String, Value>>,
+    /// How many there were beyond these.
+    pub left_out: usize,
     /// How it ended.
     pub outcome: Result<Done, CommandError>,
-    /// To be told, or dropped, when the caller has its answer.
-    pub hearing: Hearing,
-}
-
-/// What waits for a caller to have its answer: the end of the very session that asks, if the command
-/// means that one as well.
-pub struct Hearing {
-    rows: mpsc::Receiver<Reply>,
+    listening: mpsc::Receiver<Reply>,
     running: JoinHandle<()>,
 }
 
-/// Runs a command, like [`run`], and gives all of it at once. What has begun is seen through, also if
-/// nobody waits for it any more.
+/// Runs a command, as [`run`] does, and collects what it gives, at most so many rows. It is seen through
+/// even if nobody waits for this any more. To be dropped when the caller has been told: if the command ends
+/// the session that it is called from, that ends then.
 pub async fn collect(
-    server: &Arc<Server>,
+    server: Arc<Server>,
     caller: Caller,
-    name: &'static str,
+    name: &str,
     args: Map<String, Value>,
+    most: usize,
 ) -> Collected {
-    let (sender, mut replies) = mpsc::channel(64);
-    let running = tokio::spawn(run(server.clone(), caller, name, args, sender));
-    let mut rows = Vec::new();
+    let (sender, mut replies) = mpsc::channel(WAITING);
+    let name = name.to_owned();
+    let running = tokio::spawn(async move { run(server, caller, &name, args, sender).await });
+    let (mut rows, mut left_out) = (Vec::new(), 0);
     let outcome = loop {
         match replies.recv().await {
-            Some(Reply::Row(row)) => rows.push(row),
+            Some(Reply::Row(row)) if rows.len() < most => rows.push(row),
+            Some(Reply::Row(_)) => left_out += 1,
             Some(Reply::Progress { .. }) => {}
             Some(Reply::Done(done)) => break Ok(done),
             Some(Reply::Failed(error)) => break Err(error),
-            None => break Err(CommandError::failed(format!("`{name}` was cut off"))),
+            None => {
+                let broken = CommandError::failed("the command broke off");
+                let broken = CommandError { internal: true, ..broken };
+                break Err(broken.hint("see the server's log"));
+            }
         }
     };
-    Collected { rows, outcome, hearing: Hearing { rows: replies, running } }
+    Collected { rows, left_out, outcome, listening: replies, running }
 }
 
-impl Hearing {
-    /// Waits until the session's connection has taken the answer, which has been pushed, and then until
-    /// what waited for that is done. Not for ever: the session may not be read from.
-    pub async fn heard(mut self, session: &Session) {
-        let mark = session.mailbox.mark();
-        let taken = async {
-            let mut pause = Duration::from_millis(1);
-            while session.alive() && !session.mailbox.passed(mark) {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(50));
-            }
-        };
-        tokio::select! {
-            // Nothing waits, or it has waited for long enough.
-            _ = self.rows.recv() => {}
-            () = taken => {}
-        }
-        drop(self.rows);
+impl Collected {
+    /// The caller has been told; waits until whatever waited for that is done.
+    pub async fn heard(self) {
+        drop(self.listening);
         let _ = self.running.await;
     }
 }

@@ -12,7 +12,6 @@ use crate::{
     account::Account,
     client::Client,
     config::{Span, Who},
-    end::{End, Level, Reason},
     rights::Right,
 };
 
@@ -141,27 +140,21 @@ async fn later(call: Call, jid: &Jid) -> Result<Done, CommandError> {
         return Err(CommandError::failed(message)
             .hint("`usher user restore` takes that back; without `--grace` it is deleted now"));
     }
-    let (server, me) = (&call.server, call.caller.account());
-    let own = me.is_some_and(|me| me.id() == account.id);
+    let server = &call.server;
+    let own = call.caller.account().is_some_and(|me| me.id() == account.id);
     // Who is disabled by this can do nothing any more when the time has come.
     let planner = if own { Caller::local(call.caller.name()) } else { call.caller.clone() };
     let at = server.clock.now().plus_seconds(grace);
     let args = row! { "jid": jid.as_str(), "due": json!(true) };
     let planned = server.plan(at, "user delete", args, &planner).await?;
     let actor = call.actor(Some(account.id));
-    let current = me.filter(|_| own).and_then(|me| me.session());
-    let end =
-        End { level: Level::Revoke, actor: actor.clone(), ..End::new(Reason::AccountDeleted) };
-    let ended = match server.delete_later(jid, (at, planned.id), actor, current).await {
+    let ended = match server.delete_later(jid, (at, planned.id), actor).await {
         Ok(ended) => ended,
         Err(error) => {
             server.unplan(planned.id).await?;
             return Err(error.into());
         }
     };
-    if let Some(session) = call.session().filter(|_| own) {
-        call.end_afterwards(session, end);
-    }
     let message = format!("disabled `{jid}`, {}; deleted at {at}", sessions_ended(ended));
     Ok(Done::said(message)
         .with("jid", jid.as_str())

@@ -2,6 +2,7 @@
 //! admin socket, permission check, audit and documentation are derived from the declarations here;
 //! the crate `admin` holds those faces.
 
+mod announce;
 mod call;
 mod caller;
 mod client;
@@ -13,6 +14,7 @@ mod grant;
 mod history;
 mod job;
 mod leave;
+mod online;
 mod pattern;
 mod policy;
 pub(crate) mod rate;
@@ -39,9 +41,9 @@ use crate::{
 
 pub use self::history::COMMANDS as HISTORY;
 pub use self::{
-    call::{ADDRESSES, Call, MASK, run},
+    call::{ADDRESSES, Call, MASK, may_begin, run},
     caller::{Acting, Caller},
-    collect::{Collected, Hearing, collect},
+    collect::{Collected, collect},
 };
 pub use self::{client::COMMANDS as CLIENT, grant::COMMANDS as GRANT};
 pub use self::{policy::COMMANDS as POLICY, whoami::COMMANDS as WHOAMI};
@@ -54,6 +56,7 @@ pub use self::{token::COMMANDS as TOKEN, user::COMMANDS as USER};
 /// All commands, in the order of the help.
 pub const CORE: &[&[Command]] = &[
     USER,
+    online::COMMANDS,
     leave::COMMANDS,
     POLICY,
     SESSION,
@@ -66,6 +69,7 @@ pub const CORE: &[&[Command]] = &[
     CLIENT,
     GRANT,
     TOKEN,
+    announce::COMMANDS,
     SERVER,
 ];
 

@@ -11,9 +11,23 @@ use super::{
 };
 use crate::{
     audit::Entry,
+    config::Span,
     pace::Pace,
     rights::Right,
     stop::{Elsewhere, Wish},
+};
+
+const IN: Arg = Arg {
+    name: "in",
+    about: "Not now, but when this long has passed",
+    form: Form::Option,
+    kind: ValueKind::Span,
+};
+const STARTED: Arg = Arg {
+    name: "started",
+    about: "Only if the server was started at this time; what was planned says so",
+    form: Form::Option,
+    kind: ValueKind::Time,
 };
 
 /// The commands.
@@ -49,6 +63,8 @@ pub const COMMANDS: &[Command] = &[
                 form: Form::Option,
                 kind: ValueKind::Number,
             },
+            IN,
+            STARTED,
         ],
         mutates: true,
         right: Right::Server,
@@ -64,7 +80,7 @@ pub const COMMANDS: &[Command] = &[
                   now, an upgraded one as well as the same, with the configuration as it is now. The \
                   process and its listening sockets stay. What would keep it from starting is looked \
                   for before anybody is told.",
-        args: &[],
+        args: &[IN, STARTED],
         mutates: true,
         right: Right::Server,
         scope: Scope::Others,
@@ -217,7 +233,34 @@ async fn status(call: Call) -> Result<Done, CommandError> {
     Ok(Done::said(""))
 }
 
+/// What there is to say if a stop or a new start is not to happen now: it is planned, or it was planned
+/// for another run of the server.
+async fn not_now(call: &Call, what: &str) -> Result<Option<Done>, CommandError> {
+    let started = call.server.started;
+    let planned_for = call.value::<jiff::Timestamp>("started");
+    let same = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()) == Ok(started.0);
+    if planned_for.is_some_and(|at| !same(at)) {
+        let message = format!("the server was started at {started}, not then; nothing was done");
+        return Ok(Some(Done::nothing(message)));
+    }
+    let Some(span) = call.value::<Span>("in").and_then(Span::get) else { return Ok(None) };
+    let at = call.server.clock.now().plus_seconds(span);
+    let mut args = call.args.clone();
+    args.remove("in");
+    args.insert("started".into(), started.to_string().into());
+    let planned = call.server.plan(at, what, args, &call.caller).await?;
+    let message = format!(
+        "planned as {} for {at}; `usher schedule list` shows it, `usher schedule cancel {}` strikes \
+         it out",
+        planned.id, planned.id
+    );
+    Ok(Some(Done::said(message).with("schedule", planned.id).with("at", at.to_string())))
+}
+
 async fn stop(call: Call) -> Result<Done, CommandError> {
+    if let Some(done) = not_now(&call, "stop").await? {
+        return Ok(done);
+    }
     let Some(place) = call.text("move-to") else {
         if call.text("rate").is_some() {
             let error = CommandError::usage("`rate` is for `move-to`");
@@ -246,6 +289,9 @@ fn hinted(why: &str, error: fn(String) -> CommandError) -> CommandError {
 }
 
 async fn restart(call: Call) -> Result<Done, CommandError> {
+    if let Some(done) = not_now(&call, "restart").await? {
+        return Ok(done);
+    }
     call.server.restart().await.map_err(|why| hinted(&why, CommandError::failed))?;
     Ok(Done::said("the server starts anew"))
 }

@@ -5,14 +5,15 @@ use wire::{Jid, Secret};
 
 use super::{
     Arg, Call, Command, CommandError, Done, Form, Running, Scope, Shape, ValueKind,
-    pattern::Pattern, row, session::LIMIT,
+    online::{IDLE, STATE, State, online},
+    pattern::Pattern,
+    row,
+    session::LIMIT,
 };
 use crate::{
     account::{Account, AccountError, Role},
     change::Standing,
     clock::Millis,
-    config::Who,
-    end::{End, Level, Reason},
     rights::Right,
 };
 
@@ -119,6 +120,8 @@ pub const COMMANDS: &[Command] = &[
                 form: Form::Optional,
                 kind: ValueKind::JidPattern,
             },
+            STATE,
+            IDLE,
             LIMIT,
             Arg {
                 name: "after",
@@ -233,15 +236,7 @@ async fn password(call: Call) -> Result<Done, CommandError> {
     let keys = call.server.keys_of(call.secret("password")?).await?;
     let actor = call.actor(Some(account.id));
     let current = call.caller.account().and_then(|me| me.session());
-    let end =
-        End { level: Level::Revoke, actor: actor.clone(), ..End::new(Reason::PasswordChanged) };
     let ended = call.server.set_password(&jid, keys, actor, current).await?;
-    let own = call.session().filter(|session| {
-        session.alive() && session.identity().is_some_and(|me| me.account == account.id)
-    });
-    if let Some(session) = own.filter(|_| call.server.config.on.password_change == Who::All) {
-        call.end_afterwards(session, end);
-    }
     let message = format!("set the password of `{jid}`, {}", sessions_ended(ended));
     Ok(Done::said(message).with("jid", jid.as_str()).with("ended", ended))
 }
@@ -370,17 +365,35 @@ fn account_row(call: &Call, account: &Account) -> serde_json::Map<String, Value>
 
 async fn list(call: Call) -> Result<Done, CommandError> {
     let pattern = call.text("pattern").map(Pattern::new);
+    let fits = |jid: &str| pattern.as_ref().is_none_or(|pattern| pattern.matches(jid));
     let named = pattern.as_ref().is_some_and(Pattern::names_one);
     let limit = call.limit(usize::MAX)?;
     let after = call.text("after").map(|_| call.jid("after")).transpose()?;
-    let mut after = after.map(|jid| jid.bare_str().to_owned());
+    let after = after.map(|jid| jid.bare_str().to_owned());
+    let state = State::asked(&call);
+    let mut accounts = match state {
+        Some(State::Active | State::Idle | State::Online) => {
+            let behind = |jid: &str| after.as_deref().is_none_or(|after| jid > after);
+            let online = online(&call, |jid| fits(jid.as_str()) && behind(jid.as_str())).await;
+            let wanted = |active: bool| match state {
+                Some(State::Active) => active,
+                Some(State::Idle) => !active,
+                _ => true,
+            };
+            let online = online.into_iter().filter(|(_, active)| wanted(*active));
+            Accounts::Online(online.map(|(jid, _)| jid).collect::<Vec<_>>().into_iter())
+        }
+        _ => Accounts::All(after),
+    };
     let (mut shown, mut last_shown) = (0, String::new());
-    loop {
-        let page = call.server.accounts(after.as_deref(), 500).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.jid.clone());
-        for account in &page {
-            if pattern.as_ref().is_some_and(|pattern| !pattern.matches(&account.jid)) {
+    while let Some(page) = accounts.page(&call).await? {
+        for account in page {
+            let wanted = match state {
+                Some(State::Disabled) => account.disabled,
+                Some(State::Enabled) => !account.disabled,
+                _ => true,
+            };
+            if !wanted || !fits(&account.jid) {
                 continue;
             }
             if shown == limit {
@@ -392,10 +405,35 @@ async fn list(call: Call) -> Result<Done, CommandError> {
             if named {
                 call.note(account.id, &account.jid);
             }
-            call.row(account_row(&call, account)).await?;
+            call.row(account_row(&call, &account)).await?;
         }
     }
     Ok(if shown == 0 { Done::nothing("no account matches") } else { Done::said("") })
+}
+
+/// Where the accounts of a list come from.
+enum Accounts {
+    /// The store, from behind this address.
+    All(Option<String>),
+    /// These, which were online a moment ago.
+    Online(std::vec::IntoIter<String>),
+}
+
+impl Accounts {
+    /// The next ones; none: there are no more.
+    async fn page(&mut self, call: &Call) -> Result<Option<Vec<Account>>, CommandError> {
+        match self {
+            Self::All(after) => {
+                let page = call.server.accounts(after.as_deref(), 500).await?;
+                *after = page.last().map(|last| last.jid.clone());
+                Ok(after.is_some().then_some(page))
+            }
+            Self::Online(jids) => {
+                let Some(jid) = jids.next() else { return Ok(None) };
+                Ok(Some(call.server.account(&jid).await?.into_iter().collect()))
+            }
+        }
+    }
 }
 
 async fn show(call: Call) -> Result<Done, CommandError> {
@@ -410,6 +448,15 @@ async fn show(call: Call) -> Result<Done, CommandError> {
     let time = |at: Option<Millis>| at.filter(|at| at.0 > 0).map(|at| at.to_string());
     row.insert("last_login".into(), time(seen.map(|seen| seen.login)).into());
     row.insert("last_active".into(), time(seen.map(|seen| seen.active)).into());
+    let sessions = call.server.registry.of(&account.jid);
+    let resources: Vec<&str> =
+        sessions.iter().filter_map(|session| session.full()?.resource()).collect();
+    let mut addresses: Vec<String> =
+        sessions.iter().map(|session| session.address().to_string()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    row.insert("resources".into(), resources.into());
+    row.insert("addresses".into(), addresses.into());
     call.row(row).await?;
     Ok(Done::said(""))
 }
