@@ -305,7 +305,8 @@ async fn what_is_asked_wrongly_is_told_what_to_do() {
     let face = Face::of(&world.server);
     for (path, said) in [
         ("session/list?limt=1", "limt"),
-        ("session/list?limit=0", "from 1 to 1000"),
+        ("session/list?limit=0", "1 at least"),
+        ("session/list?limit=1001", "1000 at most"),
         ("session/list?limit=1&limit=2", "twice"),
         ("session/list?stage=asleep", "asleep"),
         ("session/list?hibernating=perhaps", "true"),

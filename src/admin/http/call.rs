@@ -64,8 +64,8 @@ fn query_args(command: &Command, query: Pairs) -> Result<Map<String, Value>, Pro
     if command.arg("limit").is_some() {
         let limit = args.entry("limit").or_insert_with(|| PAGE.to_string().into());
         let number = limit.as_str().and_then(|limit| limit.parse::<u64>().ok());
-        if number.is_some_and(|limit| !(1..=MAX_PAGE).contains(&limit)) {
-            let detail = format!("`limit` has to be from 1 to {MAX_PAGE}");
+        if number.is_some_and(|limit| limit > MAX_PAGE) {
+            let detail = format!("`limit` has to be {MAX_PAGE} at most");
             return Err(Problem::new(Kind::Usage, detail)
                 .hint("go on with `after`, which the answer names as `next`"));
         }
@@ -125,7 +125,7 @@ async fn answer(
             return Ok(list(command, &asked, document));
         }
         Shape::Record | Shape::Outcome(_) if !done.matched => {
-            return Err(Problem::new(Kind::NotFound, done.message));
+            return Err(Problem::new(Kind::NotFound, done.message).with(done.fields));
         }
         Shape::Record | Shape::Outcome(_) => {
             let mut document = Map::from_iter([("message".to_owned(), done.message.into())]);

@@ -3,7 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use server::command::CommandError;
 
 /// The media type.
@@ -66,12 +66,14 @@ pub(super) struct Problem {
     retry: Option<u64>,
     /// What else the headers say of it: `WWW-Authenticate`.
     challenge: Option<String>,
+    /// What else is known of it.
+    fields: Map<String, Value>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let (detail, hint) = (detail.into(), String::new());
-        Self { kind, detail, hint, retry: None, challenge: None }
+        Self { kind, detail, hint, retry: None, challenge: None, fields: Map::new() }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
@@ -84,6 +86,10 @@ impl Problem {
 
     pub(super) fn challenge(self, challenge: impl Into<String>) -> Self {
         Self { challenge: Some(challenge.into()), ..self }
+    }
+
+    pub(super) fn with(self, fields: Map<String, Value>) -> Self {
+        Self { fields, ..self }
     }
 
     pub(super) fn nowhere() -> Self {
@@ -112,7 +118,7 @@ impl From<CommandError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { kind, detail, hint, retry, challenge } = self;
+        let Self { kind, detail, hint, retry, challenge, fields: more } = self;
         let status = kind.status();
         let mut document = json!({
             "type": format!("urn:usher:problem:{}", kind.name()),
@@ -120,8 +126,14 @@ impl IntoResponse for Problem {
             "status": status.as_u16(),
             "detail": detail,
         });
-        if let (Some(fields), false) = (document.as_object_mut(), hint.is_empty()) {
-            fields.insert("hint".into(), Value::from(hint));
+        if let Some(fields) = document.as_object_mut() {
+            if !hint.is_empty() {
+                fields.insert("hint".into(), Value::from(hint));
+            }
+            // What the standard has a name for stays what it is.
+            let more = more.into_iter().filter(|(name, _)| !fields.contains_key(name));
+            let more: Vec<_> = more.collect();
+            fields.extend(more);
         }
         let mut response = (status, document.to_string()).into_response();
         let headers = response.headers_mut();
