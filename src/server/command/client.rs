@@ -727,7 +727,8 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
         let ended = call.server.void_client(client, Over::by(&actor), &actor, text.clone()).await;
         let (client, sessions) = ended.map_err(|error| {
             let message = format!("{error}, after {} clients were revoked", buried.len());
-            CommandError::failed(message).hint("see the server's log; try again")
+            CommandError { internal: true, ..CommandError::failed(message) }
+                .hint("see the server's log; try again")
         })?;
         let all = sessions.len();
         let sessions = call.end_visits(sessions, Reason::Revoked, &actor, text.as_ref());
