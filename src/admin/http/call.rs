@@ -99,7 +99,7 @@ fn body_args(
 }
 
 /// A command, seen through also when the one who asked goes away; all that it gave.
-pub(super) async fn perform(
+pub(crate) async fn perform(
     api: &Api,
     caller: Caller,
     name: &'static str,
