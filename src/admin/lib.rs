@@ -21,6 +21,7 @@ pub mod console;
 pub mod docs;
 mod history;
 pub mod http;
+mod lj;
 pub mod render;
 mod run;
 mod secret;

@@ -56,15 +56,28 @@ impl Server {
         text: &str,
     ) -> Result<Caller, NotBorne> {
         let token = Token::parse(text).map_err(|_| NotBorne::Unknown)?;
+        self.bearer_for(peer, &token, API).await.map(|(caller, _)| caller)
+    }
+
+    /// The same for a token of another purpose, with what the token hangs on.
+    ///
+    /// # Errors
+    /// [`NotBorne`]; a wrong secret counts as a failed login.
+    pub async fn bearer_for(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        token: &Token,
+        purpose: &str,
+    ) -> Result<(Caller, Found), NotBorne> {
         let owner = &token.owner;
         let address = peer.ip().to_canonical();
         if self.throttle.refuses(owner, address, self.clock.now()) {
             return Err(NotBorne::Throttled);
         }
-        let (found, account) = match self.borne(&token).await {
+        let (found, account) = match self.borne(token, purpose).await {
             Ok(found) => found,
             Err(refused) => {
-                self.note_refused_bearer(peer, &token, &refused);
+                self.note_refused_bearer(peer, token, &refused);
                 return Err(refused);
             }
         };
@@ -73,19 +86,20 @@ impl Server {
         }
         self.throttle.succeeded(owner, address);
         self.note_use(&found, Some((address, Mechanism::OauthBearer)));
-        Ok(self.caller_by(&account, token.owner.clone(), &found))
+        Ok((self.caller_by(&account, token.owner.clone(), &found), found))
     }
 
     async fn borne(
         self: &Arc<Self>,
         token: &Token,
+        wanted: &str,
     ) -> Result<(Found, Arc<crate::account::Account>), NotBorne> {
         if !self.is_local(token.owner.domain()) {
             return Err(NotBorne::Unknown);
         }
         let (found, account, _) = self.verify_token(token, None).await.map_err(not_borne)?;
         let purpose = &found.token.purpose;
-        if purpose != API {
+        if purpose != wanted {
             return Err(NotBorne::Purpose(purpose.clone()));
         }
         if account.hold.is_some_and(|until| self.clock.now() < until) {

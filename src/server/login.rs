@@ -7,6 +7,10 @@
 //! epoch before it reads and, once it is entered, looks again if the epoch has moved. Whichever
 //! comes first, nobody is left with a session that a change has outlawed.
 
+mod proof;
+
+pub use proof::NotProved;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{

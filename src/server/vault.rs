@@ -9,6 +9,7 @@
 mod mint;
 mod revoke;
 
+pub(crate) use mint::app_secret;
 pub use mint::{Mint, MintError, Parent};
 
 use std::{net::IpAddr, sync::Arc};
@@ -28,7 +29,7 @@ use crate::{
     id::GrantId,
     notice::Notice,
     policy::Effective,
-    rights::Rights,
+    rights::{Right, Rights},
     session::Identity,
     store::StoreError,
 };
@@ -37,6 +38,13 @@ use crate::{
 pub const LOGIN: &str = "login";
 /// The purpose of tokens that HTTP requests bear, within their scopes.
 pub const API: &str = "api";
+/// The purpose of sessions of LiveJournal's protocol.
+pub const LJ: &str = "lj";
+/// The purpose of application passwords: tokens that the server can make again from its key, for
+/// protocols that prove a hash of the password and never show it.
+pub const LJ_APP: &str = "lj-app";
+/// All that LiveJournal's protocol can do, so that what was made for it does nothing else.
+pub const LJ_SCOPES: Rights = Rights::of(&[Right::End, Right::List, Right::Revoke, Right::Token]);
 
 /// What lets a client back in without the password, and bounds all tokens that it owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -340,7 +348,8 @@ impl Server {
         if purpose.is_some_and(|purpose| record.purpose != purpose) {
             return Err(TokenDenied::Purpose);
         }
-        if record.key != self.keys.current().0 {
+        // An application password is made from the key that it hangs on.
+        if record.key != self.keys.current().0 && record.purpose != LJ_APP {
             self.key_anew(&found, token);
         }
         Ok((found, account, epochs))

@@ -757,3 +757,40 @@ async fn lj_33_iv_22_whoami_tells_what_is_left_and_it_counts_down() {
     assert!(done.message.contains("admin socket"), "{done:?}");
     assert_eq!(rows[0]["name"], "uid:0");
 }
+
+#[tokio::test]
+async fn lj_08_ro_07_all_of_an_account_is_revoked_with_the_clients_that_are_away() {
+    let world = World::start(|_| {}).await;
+    let (alice, bob) = (world.account("alice").await, world.account("bob").await);
+    let server = &world.server;
+    let (_, away) = world.token(&alice, None).await;
+    let (_, other) = world.token(&bob, None).await;
+    let phone = visit(server, ALICE, "phone").await;
+    let revoke = |more: Value| {
+        let mut args = json!({ "selector": [ALICE], "level": "revoke" });
+        let more = more.as_object().cloned().unwrap_or_default();
+        args.as_object_mut().expect("an object").extend(more);
+        args
+    };
+    let good = async |token: &str| token_visit(server, token).await.is_ok();
+    // Whoever describes sessions means those, and a dry run does nothing.
+    let desk = visit(server, ALICE, "desk").await;
+    let except = phone.id.to_string();
+    for more in [json!({ "dry-run": true }), json!({ "stage": "bound", "except": except })] {
+        call(server, &local(), "session end", revoke(more)).await;
+    }
+    assert!(phone.alive() && !desk.alive() && good(&away).await);
+    call(server, &local(), "session end", json!({ "selector": [ALICE] })).await;
+    assert!(!phone.alive() && good(&away).await, "its level is less");
+
+    // One that has only just come has no say over those that were there before it.
+    let young = visit(server, ALICE, "young").await;
+    let caller = as_session(server, &young).await;
+    call(server, &caller, "session end", revoke(json!({}))).await;
+    assert!(good(&away).await, "it is older");
+
+    call(server, &local(), "session end", revoke(json!({}))).await;
+    assert!(!good(&away).await && good(&other).await);
+    let over = |clients: &[server::client::Client]| clients.iter().all(|c| c.over.is_some());
+    assert!(over(&clients(server, &alice).await) && !over(&clients(server, &bob).await));
+}

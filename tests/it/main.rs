@@ -9,6 +9,7 @@
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
 //!  api: the HTTP face   webhooks: programs that are told of ends
+//!  lj: LiveJournal's protocol, with tests/lj/*.lj
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
 #![forbid(unsafe_code)]
@@ -41,6 +42,7 @@ mod history;
 mod kills;
 mod leave;
 mod lists;
+mod lj;
 mod managed;
 mod matrix;
 mod moving;

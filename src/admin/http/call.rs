@@ -98,7 +98,7 @@ fn body_args(
 }
 
 /// A command; all that it gave.
-pub(super) async fn perform(
+pub(crate) async fn perform(
     api: &Api,
     caller: Caller,
     name: &'static str,

@@ -6,6 +6,7 @@
 //!   /api/v1/oauth/…          RFC 7662 introspection, RFC 7009 revocation ─────────┘
 //!   /healthz /readyz         whether it lives, whether it may be sent clients
 //!   /metrics                 numbers for Prometheus
+//!   /interface/…             LiveJournal's protocol, if it is turned on (`crate::lj`)
 //! ```
 //!
 //! A request bears a token (RFC 6750) of the purpose `api`, minted by `usher token mint`; it is done
@@ -35,6 +36,7 @@ use server::{Server, command};
 use tokio::sync::watch;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
+pub(crate) use self::call::perform;
 use self::problem::Problem;
 
 /// Where the commands are.
@@ -47,7 +49,7 @@ const BODY_PAUSE: Duration = Duration::from_secs(10);
 /// What requests are done with.
 #[derive(Clone)]
 pub(crate) struct Api {
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
     /// True once the server stops: streams without end are ended.
     stop: watch::Receiver<bool>,
 }
@@ -62,6 +64,7 @@ pub fn router(server: &Arc<Server>, stop: watch::Receiver<bool>) -> Router {
         .merge(oauth::routes())
         .merge(health::routes())
         .merge(openapi::routes())
+        .merge(crate::lj::routes(&api))
         .fallback(async || Problem::nowhere())
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))

@@ -67,13 +67,13 @@ pub(super) struct Problem {
     /// What else the headers say of it: `WWW-Authenticate`.
     challenge: Option<String>,
     /// What else is known of it.
-    fields: Map<String, Value>,
+    fields: Box<Map<String, Value>>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let (detail, hint) = (detail.into(), String::new());
-        Self { kind, detail, hint, retry: None, challenge: None, fields: Map::new() }
+        Self { kind, detail, hint, retry: None, challenge: None, fields: Box::default() }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
@@ -89,7 +89,7 @@ impl Problem {
     }
 
     pub(super) fn with(self, fields: Map<String, Value>) -> Self {
-        Self { fields, ..self }
+        Self { fields: Box::new(fields), ..self }
     }
 
     pub(super) fn nowhere() -> Self {
@@ -131,7 +131,7 @@ impl IntoResponse for Problem {
                 fields.insert("hint".into(), Value::from(hint));
             }
             // What the standard has a name for stays what it is.
-            let more = more.into_iter().filter(|(name, _)| !fields.contains_key(name));
+            let more = (*more).into_iter().filter(|(name, _)| !fields.contains_key(name));
             let more: Vec<_> = more.collect();
             fields.extend(more);
         }

@@ -182,9 +182,8 @@ async fn written(server: &Server, entry: &Entry) -> Result<(), CommandError> {
     server.audit(entry).await.map_err(|error| {
         let colon = if entry.outcome.is_empty() { "" } else { "; but " };
         let outcome = &entry.outcome;
-        CommandError::failed(format!(
-            "{outcome}{colon}it could not be written to the audit: {error}"
-        ))
+        let message = format!("{outcome}{colon}it could not be written to the audit: {error}");
+        CommandError { internal: true, ..CommandError::failed(message) }
     })
 }
 

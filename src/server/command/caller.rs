@@ -190,6 +190,11 @@ impl Acting {
         self.bearer
     }
 
+    /// Whether somebody at the admin socket calls in its place.
+    pub(super) fn is_acted(&self) -> bool {
+        self.via.is_some()
+    }
+
     /// Refuses what its token is not good for.
     pub(super) fn in_scope(&self, right: Right) -> Result<(), CommandError> {
         match self.scopes() {
@@ -264,6 +269,12 @@ impl Server {
         let (token, sid) = (found.token.id, found.client.sid);
         let bearer = Bearer { token, sid, scopes: None, proved: None };
         self.acting(account, jid, Role::Admin, By { bearer: Some(bearer), ..By::default() })
+    }
+
+    /// The owner of an account that has proved to be who it is by this very request.
+    #[must_use]
+    pub(crate) fn caller_in_person(&self, account: &Account, jid: Jid) -> Caller {
+        self.acting(account, jid, Role::Admin, By::default())
     }
 
     fn acting(&self, account: &Account, jid: Jid, most: Role, by: By) -> Caller {

@@ -708,7 +708,8 @@ async fn revoke(call: Call) -> Result<Done, CommandError> {
         let ended = call.server.end_client(client, Over::by(&actor), &actor, text.clone()).await;
         let (client, sessions) = ended.map_err(|error| {
             let message = format!("{error}, after {} clients were revoked", buried.len());
-            CommandError::failed(message).hint("see the server's log; try again")
+            CommandError { internal: true, ..CommandError::failed(message) }
+                .hint("see the server's log; try again")
         })?;
         buried.push((client, owner, sessions, actor));
     }

@@ -12,7 +12,7 @@ use wire::Jid;
 
 use super::{
     Arg, Call, Command, CommandError, Done, Form, Scope, Shape, ValueKind, condition, row,
-    select::{Selected, each_once, may_touch, select, selectors, withhold},
+    select::{SELECTOR, Selected, each_once, may_touch, select, selectors, withhold},
     session::{account_of, plural},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub const COMMANDS: &[Command] = &[Command {
               adds to each other; what describes them narrows that, or everything. `kick` closes \
               the stream only, `end` also takes away whatever could resume it, `revoke` also \
               ends their clients with all grants and tokens (only the grant or token, if that is \
-              what was named), `block` also refuses those clients whatever they prove, `disable` \
+              what was named; if whole accounts were named, also their clients that are away), `block` also refuses those clients whatever they prove, `disable` \
               keeps their accounts from logging in. Credentials go first, connections last. The \
               answer names the ways back that are left.",
     args: selectors![REASON, CONDITION, LEVEL, FOR, HOLD, RATE, IN, AT, DRY, IF_HASH],
@@ -236,6 +236,9 @@ impl Targets {
             targets.clients.insert((client.account, client.sid), client.jid.clone());
         }
         let part = only.is_some_and(|(_, whole)| !whole);
+        if level == Level::Revoke && only_names_accounts(call) {
+            targets.clients.extend(away(call, sessions).await?);
+        }
         for me in sessions.iter().filter_map(|session| session.identity()) {
             if let Some(client) = me.client().filter(|_| !part) {
                 targets.clients.insert((me.account, client.sid), me.jid.as_str().to_owned());
@@ -270,6 +273,45 @@ impl Targets {
         }
         more
     }
+}
+
+/// Arguments that do not narrow down which sessions of the accounts that are named are meant.
+const OF_ALL: &[&str] =
+    &["dry-run", "hold-off", "if-hash", "level", "rate", "reason", SELECTOR.name];
+
+/// Whether whole accounts are named, and nothing else: then what they have let in and is not here goes,
+/// too.
+fn only_names_accounts(call: &Call) -> bool {
+    call.args.keys().all(|name| OF_ALL.contains(&&**name))
+        && call.many(SELECTOR.name).all(|text| Jid::parse(text).is_ok_and(|jid| jid.is_bare()))
+}
+
+/// The clients of the accounts that are named, with or without a session, as far as the caller may end
+/// them.
+async fn away(
+    call: &Call,
+    sessions: &[Arc<Session>],
+) -> Result<Vec<((AccountId, u64), String)>, CommandError> {
+    let (server, restraint) = (&call.server, call.restraint().await?);
+    let now = server.clock.now();
+    let mut away = Vec::new();
+    for jid in call.many(SELECTOR.name).filter_map(|text| Jid::parse(text).ok()) {
+        let Some(owner) = call.account(&jid).await? else { continue };
+        if let Some(why) = may_touch(call, owner.id, &jid, rights(Level::Revoke)).await? {
+            if sessions.is_empty() {
+                return Err(why);
+            }
+            continue;
+        }
+        let policy = server.policy_of(&owner);
+        let clients = server.clients_of(owner.id, None, 0).await?;
+        let there = clients.into_iter().filter(|client| {
+            client.over(&owner, &policy, now).is_none()
+                && !restraint.as_ref().is_some_and(|by| by.spares(owner.id, client.sid))
+        });
+        away.extend(there.map(|client| ((owner.id, client.sid), client.jid)));
+    }
+    Ok(away)
 }
 
 /// The sessions and the level in a few letters: two that differ in any have others.
@@ -322,7 +364,8 @@ async fn carry_out(
                 "{}, after {some} credentials were taken away; no session without one was ended",
                 error.message
             );
-            return Err(CommandError::failed(message).hint("see the server's log; try again"));
+            let failed = CommandError { internal: error.internal, ..CommandError::failed(message) };
+            return Err(failed.hint("see the server's log; try again"));
         }
     };
     each_once(&mut sessions);

@@ -13,7 +13,7 @@ use crate::{
     config::Span,
     id::{ClientId, GrantId},
     rights::{Right, Rights},
-    vault::{API, Found, LOGIN, Mint, MintError, Parent},
+    vault::{API, Found, LJ, LJ_APP, LJ_SCOPES, LOGIN, Mint, MintError, Parent},
 };
 
 const JID: Arg =
@@ -57,7 +57,8 @@ pub const COMMANDS: &[Command] = &[
             Arg {
                 name: "purpose",
                 about: "What it is for: `login`, which is meant if not said, opens a session; `api` is \
-                        for requests over HTTP, within its scopes",
+                        for requests over HTTP, within its scopes; `lj-app` is a password for one \
+                        program that speaks LiveJournal's protocol",
                 form: Form::Option,
                 kind: ValueKind::Text,
             },
@@ -285,6 +286,9 @@ fn purpose(call: &Call) -> Result<(String, Option<Rights>), CommandError> {
     let purpose = call.text("purpose").unwrap_or(LOGIN);
     let scopes: Rights = call.many("scope").filter_map(Right::parse).collect();
     let wrong = |message: &str, hint: &str| Err(CommandError::usage(message).hint(hint));
+    if matches!(purpose, LJ | LJ_APP) && scopes.is_empty() {
+        return Ok((purpose.into(), Some(LJ_SCOPES)));
+    }
     match (purpose == API, scopes.is_empty()) {
         (true, true) => wrong(
             "a token for `api` needs `--scope`",
@@ -335,8 +339,14 @@ async fn shown(
 ) -> Result<Done, CommandError> {
     let (id, jid) = (found.token.id, &account.jid);
     let policy = call.server.policy_of(account);
+    // What a person types into an old program is no more than the secret.
+    let whole = token.to_text();
+    let text = match (&*found.token.purpose, token.secret.expose_str()) {
+        (LJ_APP, Some(password)) => password,
+        _ => whole.as_str(),
+    };
     let row = row! {
-        "token": token.to_text().as_str(),
+        "token": text,
         "id": id.to_string(),
         "client": found.client.id.to_string(),
         "sid": found.client.sid,

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use wire::Jid;
 
+use super::caller::Bearer;
 use super::{Acting, Call, Command, CommandError, Done, Scope, Shape, client::time, row};
 use crate::{Server, Session, client::Client, clock::Millis, rights::Right};
 
@@ -38,19 +39,54 @@ async fn whoami(call: Call) -> Result<Done, CommandError> {
         };
         row.extend(session_row(&call.server, &session, client.as_ref()));
     }
+    if let Some(bearer) = me.bearer() {
+        row.extend(bearer_row(&call, me, bearer).await?);
+    }
     call.row(row).await?;
     Ok(Done::said(""))
 }
 
 fn account_row(call: &Call, me: &Acting) -> Map<String, Value> {
+    let via = match (me.session(), me.bearer()) {
+        (Some(_), _) => "session",
+        (None, Some(_)) => "token",
+        (None, None) if me.is_acted() => "admin socket",
+        (None, None) => "password",
+    };
     let rights: Vec<&str> = me.rights().iter().map(Right::as_str).collect();
     row! {
-        "via": if me.session().is_some() { "session" } else { "admin socket" },
+        "via": via,
         "name": call.caller.name().as_ref(),
         "jid": me.jid().as_str(),
         "role": me.role(),
         "rights": rights,
     }
+}
+
+/// What is known of a token that is borne, in the words for a session.
+async fn bearer_row(
+    call: &Call,
+    me: &Acting,
+    bearer: Bearer,
+) -> Result<Map<String, Value>, CommandError> {
+    let server = &call.server;
+    let client = server.client(me.id(), bearer.sid).await?;
+    let account = server.account(me.jid().as_str()).await?.filter(|account| account.id == me.id());
+    let Some((client, account)) = client.zip(account) else { return Ok(Map::new()) };
+    let (policy, now) = (server.policy_of(&account), server.clock.now());
+    let expires = client.expiry(bearer.token, &policy);
+    Ok(row! {
+        "client": client.id.to_string(),
+        "sid": client.sid,
+        "grant": client.token(bearer.token).map(|(grant, _)| grant.id.to_string()),
+        "token": bearer.token.to_string(),
+        "scopes": bearer.scopes,
+        "label": client.label,
+        "class": client.class,
+        "bound_to": client.bound_to.map(|network| network.to_string()),
+        "client_expires": time(client.deadline(&policy)),
+        "credential_left": expires.map(|at| at.seconds_since(now)),
+    })
 }
 
 fn session_row(server: &Server, session: &Session, client: Option<&Client>) -> Map<String, Value> {

@@ -267,6 +267,7 @@ impl Reader<'_> {
         }
         self.check_hosts(config);
         self.check_listen(config);
+        self.check_lj(config);
         self.check_webhooks(config);
         let (certificate, key) = (config.tls.certificate.is_some(), config.tls.key.is_some());
         if certificate != key {
@@ -387,6 +388,19 @@ impl Reader<'_> {
             let message = "`listen.proxies_tls` is set, but `listen.proxies` is empty";
             let hint = "name the balancers whose word on TLS counts, or leave it out";
             self.problem(self.at("listen.proxies_tls"), message, hint);
+        }
+    }
+
+    fn check_lj(&mut self, config: &Config) {
+        let name = &config.lj.host;
+        let served = config.host.iter().any(|host| host.name == *name);
+        if !name.is_empty() && !served {
+            let message = format!("`lj.host`: `{name}` is not served here");
+            self.problem(self.at("lj.host"), message, "write it as it is under `[[host]]`");
+        }
+        if config.lj.enabled && config.listen.http.is_empty() && config.listen.https.is_empty() {
+            let message = "`lj.enabled` is set, but nothing listens for HTTP";
+            self.problem(self.at("lj.enabled"), message, "set `listen.https`, or leave it out");
         }
     }
 

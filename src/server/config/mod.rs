@@ -3,6 +3,7 @@
 //! error that names the nearest known one ([`load`]).
 
 mod example;
+mod lj;
 mod load;
 mod schema;
 mod span;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use example::{example, reference};
+pub use lj::Lj;
 pub(crate) use load::nearest_word;
 pub use load::{ConfigError, load, parse};
 pub use span::Span;
@@ -39,6 +41,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is offered over HTTP.
     pub http: Http,
+    /// LiveJournal's protocol, for old programs that end and make sessions by it.
+    pub lj: Lj,
     /// Programs that are told when sessions end.
     pub webhook: Vec<Webhook>,
     /// Certificates and what is demanded of clients.
@@ -85,6 +89,7 @@ impl Default for Config {
             host: vec![Host::default()],
             listen: Listen::default(),
             http: Http::default(),
+            lj: Lj::default(),
             webhook: Vec::new(),
             tls: Tls::default(),
             auth: Auth::default(),

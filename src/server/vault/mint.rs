@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use wire::{Jid, Secret, Token, TokenId};
 
-use super::{Found, Grant, LOGIN, TokenRecord};
+use super::{Found, Grant, LJ_APP, LOGIN, TokenRecord};
 use crate::{
     Server,
     account::{Account, Role},
@@ -105,29 +105,30 @@ impl Server {
         let owner = Jid::parse(&account.jid).map_err(|why| corrupt(why.to_string()))?;
         let epochs = self.epochs_of(account).await?;
         let policy = self.policy_of(account);
-        let secret = Secret::new(random::bytes::<24>().to_vec());
         let now = self.clock.now();
-        let record = |epoch: u64| {
-            let id = TokenId(u64::from_be_bytes(random::bytes()));
-            let (key, server_key) = self.keys.current();
-            TokenRecord {
-                id,
-                key,
-                mac: STANDARD.encode(wire::token::mac(&server_key, id, &secret)),
-                created: now,
-                created_by: mint.by.clone(),
-                expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
-                inactive: mint.inactive,
-                used: None,
-                role: mint.role,
-                purpose: mint.purpose.clone(),
-                scopes: mint.scopes,
-                resource: mint.resource.clone(),
-                epoch,
-                next: None,
-                over: None,
-                fast: None,
-            }
+        let id = TokenId(u64::from_be_bytes(random::bytes()));
+        let (key, server_key) = self.keys.current();
+        let secret = match mint.purpose == LJ_APP {
+            true => app_secret(&server_key, id),
+            false => Secret::new(random::bytes::<24>().to_vec()),
+        };
+        let record = |epoch: u64| TokenRecord {
+            id,
+            key,
+            mac: STANDARD.encode(wire::token::mac(&server_key, id, &secret)),
+            created: now,
+            created_by: mint.by.clone(),
+            expires: mint.ttl.map(|ttl| now.plus_seconds(ttl)),
+            inactive: mint.inactive,
+            used: None,
+            role: mint.role,
+            purpose: mint.purpose.clone(),
+            scopes: mint.scopes,
+            resource: mint.resource.clone(),
+            epoch,
+            next: None,
+            over: None,
+            fast: None,
         };
         let grant = || Grant {
             id: GrantId::random(),
@@ -259,6 +260,16 @@ impl Server {
         .await?;
         Ok((new, text))
     }
+}
+
+/// The secret of an application password, 26 characters `[a-z2-7]` (128 bits): made from a server key
+/// and the token's id, so that it can be compared by any hash of it and is stored nowhere.
+pub(crate) fn app_secret(server_key: &Secret, id: TokenId) -> Secret {
+    let label = Secret::new(b"application password".to_vec());
+    let made = wire::token::mac(server_key, id, &label);
+    let mut text = data_encoding::BASE32_NOPAD.encode(made.get(..16).unwrap_or_default());
+    text.make_ascii_lowercase();
+    Secret::new(text)
 }
 
 /// What was minted last, in the client as it is now.

@@ -261,3 +261,11 @@ fn http_in_the_clear_does_not_leave_the_machine() {
     right("[listen]\nhttp = [\"[::1]:80\"]\nhttps = [\"0.0.0.0:443\"]");
     assert!(wrong("[http]\nproxies = [\"nowhere\"]").contains("`http.proxies[0]`"));
 }
+
+#[test]
+fn livejournal_s_protocol_is_for_a_host_and_needs_a_door() {
+    let door = "[listen]\nhttp = [\"[::1]:80\"]\n";
+    right(&format!("{door}[lj]\nenabled = true\nhost = \"localhost\""));
+    assert!(wrong("[lj]\nenabled = true").contains("nothing listens"));
+    assert!(wrong("[lj]\nhost = \"elsewhere\"").contains("`elsewhere` is not served here"));
+}
