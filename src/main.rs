@@ -42,6 +42,8 @@ use crate::restart::Image;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long requests of others, and our own, are waited for once everything else is over.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How long tasks that are still there may take when everything else is over.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
@@ -185,7 +187,7 @@ async fn live_on(
         let _ = told.await;
     }));
     for webhook in &config.webhook {
-        tokio::spawn(net::webhook::tell(server.clone(), webhook.clone()));
+        requests.spawn(net::webhook::tell(server.clone(), webhook.clone(), requests_end.clone()));
     }
     tokio::spawn(server.clone().sweep_forever());
     tokio::spawn(server.clone().keep_schedule());
@@ -226,7 +228,7 @@ async fn live_on(
     drop(drained);
     let _ = last_request.send(true);
     let _ = administration.await;
-    requests.join_all().await;
+    let _ = tokio::time::timeout(LAST_REQUESTS, requests.join_all()).await;
     Ok(match wish {
         Wish::MoveTo(..) | Wish::Stop => Left::Stopped,
         Wish::Restart => Left::Restarting(sockets),

@@ -185,7 +185,7 @@ where
 }
 
 /// Ready when the server stops.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -10,11 +10,17 @@ use server::{
     random,
     webhook::{Event, Place},
 };
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use ureq::{
     Agent,
     tls::{RootCerts, TlsConfig},
 };
+
+use crate::http::stopped;
 
 /// Requests to one webhook at once.
 const AT_ONCE: usize = 8;
@@ -38,8 +44,9 @@ enum Outcome {
     Later(String, Option<u64>),
 }
 
-/// Sends the events of one webhook for as long as the server lives.
-pub async fn tell(server: Arc<Server>, webhook: Webhook) {
+/// Sends the events of one webhook until `stop` says so: then what is on its way is seen through, and the
+/// rest is for the server's next life.
+pub async fn tell(server: Arc<Server>, webhook: Webhook, mut stop: watch::Receiver<bool>) {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let agent: Agent = Agent::config_builder()
         .timeout_global(Some(PATIENCE))
@@ -54,21 +61,22 @@ pub async fn tell(server: Arc<Server>, webhook: Webhook) {
     let mut news = server.events_news();
     let mut refusals = HashMap::new();
     let mut failures = 0;
-    loop {
+    // An error means that whoever could say so is gone.
+    while !*stop.borrow() && stop.has_changed().is_ok() {
         news.borrow_and_update();
         let due = match server.events_for(&webhook, AT_ONCE).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::error!(event = "webhook-storage-failed", webhook = webhook.name, %error);
-                sleep(LONGEST_WAIT).await;
+                pause(LONGEST_WAIT, &mut stop).await;
                 continue;
             }
         };
         if due.is_empty() {
-            if news.changed().await.is_err() {
-                return;
+            tokio::select! {
+                _ = news.changed() => continue,
+                () = stopped(&mut stop) => return,
             }
-            continue;
         }
         let mut requests = JoinSet::new();
         for (place, event) in due {
@@ -97,9 +105,13 @@ pub async fn tell(server: Arc<Server>, webhook: Webhook) {
         forget(&server, &webhook, over).await;
         failures = if later.is_some() { failures + 1 } else { 0 };
         if let Some(asked) = later {
-            sleep(asked.max(wait(failures))).await;
+            pause(asked.max(wait(failures)), &mut stop).await;
         }
     }
+}
+
+async fn pause(length: Duration, stop: &mut watch::Receiver<bool>) {
+    let _ = timeout(length, stopped(stop)).await;
 }
 
 /// Nothing if the event is over; else how long to wait at least before it is sent again.

@@ -2,8 +2,12 @@
 against its own description by schemathesis."""
 
 import asyncio
+import base64
+import hmac
 import json
 import os
+import re
+import secrets
 import sys
 import urllib.error
 import urllib.request
@@ -12,7 +16,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 import contract
-from usher import ROOT
+from usher import ROOT, free_ports
 
 # Commands after which this server, or the token in use, would be no more, and the one without end.
 FATAL = ("stop", "restart", "epoch/raise", "keys/rotate", "keys/retire")
@@ -160,3 +164,86 @@ async def test_the_api_keeps_what_its_description_promises(usher, tmp_path):
     only = [word for path in FATAL for word in ("--include-path", f"/api/v1/{path}")]
     status, report = await schemathesis(viewer.root, viewer.token, *only)
     assert status == 0, report
+
+
+class Receiver:
+    """A webhook's receiver that fails at first: what it was sent, and what it answered."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.sent = []
+        self.server = None
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self.hear, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+
+    async def hear(self, reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(re.search(r"content-length: (\d+)", head)[1])
+        body = (await reader.readexactly(length)).decode()
+        status = self.answers.pop(0) if self.answers else 202
+        self.sent.append((status, head, body))
+        writer.write(f"HTTP/1.1 {status} -\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    def heard(self):
+        """The claims of what was answered with 2xx, once the signature was found right."""
+        return [self.claims(body) for status, _, body in self.sent if status < 300]
+
+    def claims(self, token):
+        signed, _, signature = token.rpartition(".")
+        want = hmac.digest(self.key.encode(), signed.encode(), "sha256")
+        assert hmac.compare_digest(decoded(signature), want), "not signed with the key"
+        return json.loads(decoded(signed.split(".")[1]))
+
+
+def decoded(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+@pytest.mark.parametrize("kind", ["slixmpp"])
+async def test_a_webhook_that_fails_first_hears_of_each_end_once(usher, clients, kind):
+    receiver = Receiver(500, 503)
+    [receiver.port], receiver.key = free_ports(1), secrets.token_hex(32)
+    settings = (
+        f'[[webhook]]\nname = "test"\nurl = "http://127.0.0.1:{receiver.port}/hook"\n'
+        f'key = "{receiver.key}"\n'
+    )
+    await usher.stop()
+    usher.config.write_text(usher.config.read_text() + settings)
+    usher.secrets.add(receiver.key)
+    await usher.start()
+    jid, password = await usher.account("alice")
+    client = await clients(kind, jid, password, resource="desk").online()
+    # Nobody listens yet.
+    await usher.ok("session", "end", client.jid, "--reason", "over and out")
+    await client.closed()
+    other = await clients(kind, jid, password, resource="sofa").online()
+    await other.logout()
+    async with receiver:
+        async with asyncio.timeout(60):
+            while len(receiver.heard()) < 2:
+                await asyncio.sleep(0.05)
+        # The last one ends with the server, which starts again to tell of it.
+        last = await clients(kind, jid, password, resource="last").online()
+        assert await usher.stop() == 0
+        await last.closed()
+        await usher.start()
+        async with asyncio.timeout(60):
+            while len(receiver.heard()) < 3:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+    events = [claims["events"]["urn:usher:event:session-ended"] for claims in receiver.heard()]
+    assert sorted((e["jid"], e["reason"]) for e in events) == [
+        (f"{jid}/desk", "ended"),
+        (f"{jid}/last", "shutdown"),
+        (f"{jid}/sofa", "closed"),
+    ]
+    assert len({claims["jti"] for claims in receiver.heard()}) == 3
+    assert "application/secevent+jwt" in receiver.sent[0][1]
+    assert [status for status, _, _ in receiver.sent].count(202) == 3

@@ -20,7 +20,7 @@ use server::{
     keyring::KeyRing,
 };
 use sha2::Sha256;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::world::{START, World, assert_eventually};
 
@@ -82,8 +82,11 @@ fn told(hook: &Webhook) -> impl FnOnce(&mut Config) + use<> {
     |config| config.webhook = vec![hook]
 }
 
-fn tell(server: &Arc<Server>, hook: &Webhook) -> JoinHandle<()> {
-    tokio::spawn(net::webhook::tell(server.clone(), hook.clone()))
+/// Tells until it is dropped.
+fn tell(server: &Arc<Server>, hook: &Webhook) -> watch::Sender<bool> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(net::webhook::tell(server.clone(), hook.clone(), stopped));
+    stop
 }
 
 const TYPE: &str = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
@@ -195,7 +198,7 @@ async fn iv_16_what_was_not_heard_is_told_by_the_next_life_of_the_server() {
         let telling = tell(&world.server, &hook);
         let session = world.phantom("alice", "phone").await;
         world.server.shutdown().await;
-        telling.abort();
+        drop(telling);
         session.id
     };
     let receiver = Receiver::default();
