@@ -192,6 +192,7 @@ async fn live_on(
     tokio::spawn(server.clone().sweep_forever());
     tokio::spawn(server.clone().keep_schedule());
     tokio::spawn(server.clone().age_forever());
+    tokio::spawn(server.clone().sample_forever());
     let Signals { hangup, mut stop, user2 } = signals;
     tokio::spawn(reload(hangup, config.clone(), certificate));
     tokio::spawn(restart_by(user2, server.clone()));

@@ -9,6 +9,8 @@
 //!               client ──── one JSON object per line ──────────┴──► socket ──► server::command
 //! ```
 //!
+//! Over HTTP, `http` makes an API of the same table, and `web` pages for people.
+//!
 //! Deliberately absent: what a command does. A command, its arguments and its columns are declared
 //! once, in the table, and parser, help, completion, prompt and documentation are made from it.
 #![forbid(unsafe_code)]
@@ -27,5 +29,6 @@ mod run;
 mod secret;
 mod sheet;
 pub mod socket;
+mod web;
 
 pub use self::run::{Next, run};

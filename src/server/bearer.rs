@@ -9,7 +9,7 @@ use wire::{Mechanism, SaslFailure, Secret, Token};
 use crate::{
     Server, Session,
     command::Caller,
-    vault::{API, Found, TokenDenied},
+    vault::{API, Found, TokenDenied, WEB},
 };
 
 /// Who sends a request.
@@ -85,7 +85,12 @@ impl Server {
             return Err(NotBorne::Unknown);
         }
         self.throttle.succeeded(owner, address);
-        self.note_use(&found, Some((address, Mechanism::OauthBearer)));
+        // What a browser keeps is no way of its own to log in.
+        let mechanism = match found.token.purpose.as_str() {
+            WEB => Mechanism::Plain,
+            _ => Mechanism::OauthBearer,
+        };
+        self.note_use(&found, Some((address, mechanism)));
         Ok((self.caller_by(&account, token.owner.clone(), &found), found))
     }
 

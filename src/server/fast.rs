@@ -393,6 +393,8 @@ impl Plan<'_> {
             scopes: None,
             resource: came_with_resource(grant, parent, self.me),
             epoch: grant.epoch.current,
+            parent: None,
+            proved: None,
             next: None,
             over: None,
             fast: Some(Fast { mechanism: self.mechanism.to_owned(), count: 0, parent }),
@@ -424,9 +426,9 @@ fn came_with_resource(grant: &Grant, parent: Option<TokenId>, me: &Identity) -> 
 }
 
 impl TokenRecord {
-    /// Whether it was handed out to a session that this token had let in.
+    /// Whether it was handed out to whom this token had let in.
     pub(crate) fn comes_of(&self, id: TokenId) -> bool {
-        self.fast.as_ref().is_some_and(|fast| fast.parent == Some(id))
+        self.parent == Some(id) || self.fast.as_ref().is_some_and(|fast| fast.parent == Some(id))
     }
 }
 

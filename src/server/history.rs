@@ -21,7 +21,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wire::{Jid, Mechanism, SaslFailure, TokenId};
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 pub use self::seen::{LAST_SEEN, Seen};
 pub(crate) use self::writer::Notes;
@@ -32,6 +35,7 @@ use crate::{
     end::EndRecord,
     id::{AccountId, SessionId},
     privacy::{self, Aging},
+    session::Identity,
     store::{Batch, Owner, Range, Row, SERVER, StoreError, Table},
 };
 
@@ -62,7 +66,8 @@ pub struct LoginRecord {
     pub at: Millis,
     /// The account's address at that time.
     pub jid: String,
-    /// The session, by the text of its id; of several refused ones, the last.
+    /// The session, by the text of its id; of several refused ones, the last. Empty: a login without a
+    /// session, by a browser.
     pub session: String,
     /// Where from: an address or, later, its network. None: forgotten, or several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,6 +257,34 @@ impl Server {
             return;
         }
         self.note_session(session, session.end_record().as_deref());
+    }
+
+    /// Notes a login that is no session, and so has no end either.
+    pub(crate) fn note_visitor(
+        self: &Arc<Self>,
+        identity: &Identity,
+        address: IpAddr,
+        token: TokenId,
+    ) {
+        let record = LoginRecord {
+            at: identity.proved,
+            jid: identity.jid.as_str().into(),
+            session: String::new(),
+            address: Some(address.to_string()),
+            mechanism: Some(identity.mechanism.as_str().into()),
+            token: Some(token.to_string()),
+            software: identity.agent.as_ref().and_then(|a| a.software.as_deref()).map(capped),
+            refused: None,
+            end: None,
+        };
+        let noted = self.notes_logins_of(&identity.jid);
+        self.take_note(Note::Session {
+            account: identity.account,
+            stamp: if noted { self.stamp() } else { 0 },
+            record: noted.then(|| Box::new(record)),
+            seen: Seen { login: identity.proved, active: identity.proved, enabled: Millis(0) },
+            over: false,
+        });
     }
 
     /// Notes that a session has ended, if it was noted that it began.

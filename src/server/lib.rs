@@ -15,6 +15,7 @@
 pub mod account;
 pub mod audit;
 pub mod bearer;
+pub mod browser;
 pub mod budget;
 pub mod change;
 pub mod client;
@@ -65,6 +66,7 @@ pub mod store;
 mod sweeper;
 pub mod task;
 mod throttle;
+pub mod trend;
 mod unauthed;
 mod upgrade;
 pub mod vault;
@@ -139,6 +141,8 @@ pub struct Server {
     pub journal: Arc<journal::Journal>,
     /// What is counted.
     pub metrics: metrics::Metrics,
+    /// What the numbers were over the last day.
+    pub trend: trend::Trend,
     /// Long work under way.
     pub jobs: job::Jobs,
     /// New connections, by address.
@@ -268,6 +272,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             journal: Arc::default(),
             metrics,
+            trend: trend::Trend::default(),
             jobs: job::Jobs::default(),
             connects,
             logins,

@@ -52,10 +52,10 @@ const RESOURCE: usize = 12;
 /// What is known of an account when somebody begins to prove that it is theirs.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    epoch: u64,
-    jid: Jid,
+    pub(crate) epoch: u64,
+    pub(crate) jid: Jid,
     /// None: there is no such account; nobody can prove the keys that were handed out for it.
-    standing: Option<Standing>,
+    pub(crate) standing: Option<Standing>,
     /// Its login is not for the history.
     nolog: bool,
     /// What the client says it is.
@@ -90,12 +90,12 @@ impl Candidate {
 
 /// An account as it was read, and what else counts for it.
 #[derive(Clone, Debug)]
-struct Standing {
-    account: Arc<Account>,
+pub(crate) struct Standing {
+    pub(crate) account: Arc<Account>,
     /// The epochs that a session noted from now on is from: its token's, or those in force.
     stamp: Stamp,
     /// The token that was shown, with what it hangs on.
-    found: Option<Found>,
+    pub(crate) found: Option<Found>,
 }
 
 pub(crate) fn said(failure: SaslFailure, text: &str) -> Denied {
@@ -350,33 +350,7 @@ impl Server {
         let Candidate { epoch, jid, standing, nolog, agent } = candidate;
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
         let now = self.clock.now();
-        if self.throttle.refuses(&jid, session.address(), now) {
-            // Since it was asked for its proof, others like it have failed too often. A wrong proof is
-            // told so by the state machine; a right one must not be told apart from it.
-            return Err(match mechanism.hash() {
-                Some(_) => SaslFailure::NotAuthorized.into(),
-                None => throttled(),
-            });
-        }
-        let account = &standing.account;
-        if account.disabled {
-            return Err(disabled());
-        }
-        if let Some(until) = account.hold.filter(|until| now < *until) {
-            return Err(refused(Refused::Held(until)));
-        }
-        let dormant_by_now = self.is_dormant(account.id, account.created, jid.as_str()).await;
-        if dormant_by_now.map_err(|error| store_failed(&error))? {
-            self.refused(session, &jid, Some(mechanism), "dormant");
-            session.set_attempt(None, true);
-            return Err(dormant());
-        }
-        if self.stopping() {
-            return Err(SaslFailure::TemporaryAuthFailure.into());
-        }
-        if let Some(found) = &standing.found {
-            self.may_come(session, &found.client)?;
-        }
+        self.admissible(session, &jid, &standing, mechanism).await?;
         // Those that are over but not swept yet take up no room.
         self.sweep_account(jid.as_str());
         let cap = cap(self.config.limits.per_account);
@@ -420,6 +394,45 @@ impl Server {
         Ok(jid)
     }
 
+    /// Refuses whoever may not come in, by whichever door, though it has proved who it is.
+    pub(crate) async fn admissible(
+        self: &Arc<Self>,
+        session: &Session,
+        jid: &Jid,
+        standing: &Standing,
+        mechanism: Mechanism,
+    ) -> Result<(), Denied> {
+        let now = self.clock.now();
+        if self.throttle.refuses(jid, session.address(), now) {
+            // Since it was asked for its proof, others like it have failed too often. A wrong proof is
+            // told so by the state machine; a right one must not be told apart from it.
+            return Err(match mechanism.hash() {
+                Some(_) => SaslFailure::NotAuthorized.into(),
+                None => throttled(),
+            });
+        }
+        let account = &standing.account;
+        if account.disabled {
+            return Err(disabled());
+        }
+        if let Some(until) = account.hold.filter(|until| now < *until) {
+            return Err(refused(Refused::Held(until)));
+        }
+        let dormant_by_now = self.is_dormant(account.id, account.created, jid.as_str()).await;
+        if dormant_by_now.map_err(|error| store_failed(&error))? {
+            self.refused(session, jid, Some(mechanism), "dormant");
+            session.set_attempt(None, true);
+            return Err(dormant());
+        }
+        if self.stopping() {
+            return Err(SaslFailure::TemporaryAuthFailure.into());
+        }
+        if let Some(found) = &standing.found {
+            self.may_come(session, &found.client)?;
+        }
+        Ok(())
+    }
+
     /// Whether a client may come at all, and from where this session does.
     pub(crate) fn may_come(&self, session: &Session, client: &Client) -> Result<(), Denied> {
         if let Some(why) = client.refused(self.clock.now()) {
@@ -445,7 +458,7 @@ impl Server {
         elsewhere
     }
 
-    fn identity(
+    pub(crate) fn identity(
         &self,
         jid: &Jid,
         standing: &Standing,
@@ -491,7 +504,7 @@ impl Server {
 
     /// Whether an account, and the token in use, are still as they were when they were read. Fails
     /// closed.
-    async fn still_stands(&self, jid: &Jid, standing: &Standing) -> bool {
+    pub(crate) async fn still_stands(&self, jid: &Jid, standing: &Standing) -> bool {
         let Ok(Some(account)) = self.account(jid.as_str()).await else { return false };
         let before = &standing.account;
         let same = account.id == before.id

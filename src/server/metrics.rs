@@ -5,7 +5,15 @@
 //! What happens is counted where it happens, at the cost of an atomic addition; what is there is counted
 //! when somebody asks. No label has values that a peer can make up.
 
-use std::{fmt::Write, path::Path, sync::Arc, time::Instant};
+use std::{
+    fmt::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -45,6 +53,26 @@ pub struct Metrics {
     queue_stanzas: Gauge,
     uptime: Gauge,
     storage: Arc<Latency>,
+    /// Sums over all labels of what these are of.
+    totals: Sums,
+}
+
+#[derive(Default)]
+struct Sums {
+    logins: AtomicU64,
+    refused: AtomicU64,
+    ends: AtomicU64,
+}
+
+/// How often something has happened since the server was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    /// Logins.
+    pub logins: u64,
+    /// Logins that were refused.
+    pub refused: u64,
+    /// Sessions that ended.
+    pub ends: u64,
 }
 
 impl Default for Metrics {
@@ -130,6 +158,7 @@ impl Metrics {
             queue_stanzas,
             uptime,
             storage,
+            totals: Sums::default(),
         }
     }
 
@@ -149,16 +178,19 @@ impl Metrics {
     }
 
     pub(crate) fn logged_in(&self, mechanism: Mechanism) {
+        self.totals.logins.fetch_add(1, Relaxed);
         self.logins.get_or_create(&[("mechanism", mechanism.as_str())]).inc();
     }
 
     pub(crate) fn login_refused(&self, mechanism: Option<Mechanism>, reason: &'static str) {
+        self.totals.refused.fetch_add(1, Relaxed);
         let mechanism = mechanism.map_or("none", Mechanism::as_str);
         let labels = [("mechanism", mechanism), ("reason", reason)];
         self.login_failures.get_or_create(&labels).inc();
     }
 
     pub(crate) fn ended(&self, reason: Reason) {
+        self.totals.ends.fetch_add(1, Relaxed);
         self.ends.get_or_create(&[("reason", reason.as_str())]).inc();
     }
 
@@ -173,6 +205,17 @@ impl Metrics {
     /// A webhook was sent an event.
     pub fn webhook_asked(&self, outcome: &'static str) {
         self.webhooks.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// How often it has happened so far, whichever way.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        Totals {
+            logins: of(&self.totals.logins),
+            refused: of(&self.totals.refused),
+            ends: of(&self.totals.ends),
+        }
     }
 
     /// All of it, in the text format of OpenMetrics. Walks all sessions.

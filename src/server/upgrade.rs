@@ -82,6 +82,8 @@ impl OldToken {
             resource: self.resource,
             epoch: 0,
             fast: None,
+            parent: None,
+            proved: None,
             next: None,
             over: over.clone(),
         };

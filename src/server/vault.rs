@@ -45,6 +45,8 @@ pub const LJ: &str = "lj";
 pub const LJ_APP: &str = "lj-app";
 /// All that LiveJournal's protocol can do, so that what was made for it does nothing else.
 pub const LJ_SCOPES: Rights = Rights::of(&[Right::End, Right::List, Right::Revoke, Right::Token]);
+/// The purpose of tokens that browsers keep for the pages of this server.
+pub const WEB: &str = "web";
 
 /// What lets a client back in without the password, and bounds all tokens that it owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,6 +115,12 @@ pub struct TokenRecord {
     /// The epoch of its grant that it was minted in.
     #[serde(default)]
     pub epoch: u64,
+    /// The token that let in whoever got this one: what ends that one ends this one.
+    #[serde(default, with = "some_token_id", skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TokenId>,
+    /// When whoever bears it has shown the password last; none: it was never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proved: Option<Millis>,
     /// The one that takes its place: once that is used, this is over.
     #[serde(default, with = "some_token_id", skip_serializing_if = "Option::is_none")]
     pub next: Option<TokenId>,

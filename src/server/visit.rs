@@ -35,33 +35,14 @@ impl Server {
     ) -> Result<(), StoreError> {
         let resource = jid.resource().unwrap_or_default();
         if identity.client().is_none() {
-            let (now, address, policy) = (self.clock.now(), session.address(), identity.policy());
             let key = match identity.agent_id() {
                 Some(id) => Key::Agent(id.to_owned()),
                 None => Key::Resource(resource.to_owned()),
             };
-            // A renamed one is not who it wanted to be.
-            let fits = |client: &Client| client.over.is_none() && client.key == key;
-            let mut known = known.filter(fits);
-            // The password lets the account in again, but not what is over with its tokens.
-            let lapsed = |client: &Client| Some((client.clone(), client.lapsed(&policy, now)?));
-            if let Some((client, why)) = known.as_ref().and_then(lapsed) {
-                self.bury_client(&client, &Tombstone::new(now, why, &Actor::Server, None)).await?;
-                known = None;
-            }
-            let from = Some((address, identity.mechanism));
-            let mut client = match known {
-                Some(client) => {
-                    let client = self.note_password(client, identity).await?;
-                    self.note_visit(&client, now, from, identity.agent.clone());
-                    client
-                }
-                None => self.new_client(identity, key.clone(), now, from).await?,
-            };
+            let client = self.client_here(identity, key, known, session.address()).await?;
             if client.frozen.is_some() {
                 self.registry.set_frozen(session, true);
             }
-            client.was_seen(now, from, &self.config.clients);
             self.bound_by_client(identity, &client);
             let _ = identity.client.set(client.handle());
         }
@@ -88,6 +69,38 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The client that somebody is who has come from here: the known one if it is still that, or a new
+    /// one. That it is here is noted.
+    pub(crate) async fn client_here(
+        self: &Arc<Self>,
+        identity: &Identity,
+        key: Key,
+        known: Option<Client>,
+        address: IpAddr,
+    ) -> Result<Client, StoreError> {
+        let (now, policy) = (self.clock.now(), identity.policy());
+        // A renamed one is not who it wanted to be.
+        let fits = |client: &Client| client.over.is_none() && client.key == key;
+        let mut known = known.filter(fits);
+        // The password lets the account in again, but not what is over with its tokens.
+        let lapsed = |client: &Client| Some((client.clone(), client.lapsed(&policy, now)?));
+        if let Some((client, why)) = known.as_ref().and_then(lapsed) {
+            self.bury_client(&client, &Tombstone::new(now, why, &Actor::Server, None)).await?;
+            known = None;
+        }
+        let from = Some((address, identity.mechanism));
+        let mut client = match known {
+            Some(client) => {
+                let client = self.note_password(client, identity).await?;
+                self.note_visit(&client, now, from, identity.agent.clone());
+                client
+            }
+            None => self.new_client(identity, key, now, from).await?,
+        };
+        client.was_seen(now, from, &self.config.clients);
+        Ok(client)
     }
 
     /// Bounds a session by what its client may: how long, and how much until it is confirmed.

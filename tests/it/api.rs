@@ -28,7 +28,7 @@ const PEER: &str = "192.0.2.7:4711";
 
 /// The HTTP face of a world, without sockets.
 pub struct Face {
-    router: Router,
+    pub router: Router,
     /// Set to true, the server stops.
     pub stop: watch::Sender<bool>,
 }
@@ -119,7 +119,7 @@ pub async fn api_token(server: &Arc<Server>, account: &Account, scopes: &[Right]
     token.to_text().to_string()
 }
 
-async fn with_role(world: &World, name: &str, role: Role) -> Account {
+pub async fn with_role(world: &World, name: &str, role: Role) -> Account {
     let account = world.account(name).await;
     let jid = account.jid.parse().expect("a JID");
     let change = server::change::Standing::Role(role);
@@ -322,7 +322,7 @@ async fn what_is_asked_wrongly_is_told_what_to_do() {
         "nothing-matched"
     );
     assert_eq!(face.get(&token, "/api/v1/no/such").await.problem(), "no-such-path");
-    assert_eq!(face.get(&token, "/").await.problem(), "no-such-path");
+    assert_eq!(face.get(&token, "/nowhere").await.problem(), "no-such-path");
     let add = |body: &'static str, media: Option<&'static str>| {
         let mut request = request(Method::POST, &token, "user/add");
         if let Some(media) = media {

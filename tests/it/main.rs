@@ -8,7 +8,7 @@
 //!  parity: the same by every way to give a command
 //!  managed ─► reconnect, resumption, cuts, cut_bytes, deaths, handover, restarts, next_login,
 //!             returns: streams that are resumed, FAST
-//!  api: the HTTP face   webhooks: programs that are told of ends
+//!  api: the HTTP face   web, web_admin: its pages   webhooks: programs that are told of ends
 //!  lj: LiveJournal's protocol, with tests/lj/*.lj
 //!  walls: what may depend on what   rows: which test proves what was asked for
 //! ```
@@ -70,6 +70,8 @@ mod stores;
 mod tasks;
 mod throttle;
 mod walls;
+mod web;
+mod web_admin;
 mod webhooks;
 mod world;
 mod xml;

@@ -39,7 +39,7 @@ pub(super) fn route(command: &'static Command) -> MethodRouter<Api> {
     if matches!(command.shape, Shape::Stream(_)) {
         return get(move |State(api): State<Api>, bearer: Bearer, query: Pairs| async move {
             let args = query_args(command, query)?;
-            events::stream(api, bearer.0, command, args).await
+            Ok::<_, Problem>(events::stream(api, bearer.0, command, args).await?)
         });
     }
     if by_get(command) {

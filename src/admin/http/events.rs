@@ -15,22 +15,22 @@ use axum::response::{
 };
 use futures_core::Stream;
 use serde_json::{Map, Value};
-use server::command::{self, Caller, Command, Reply};
+use server::command::{self, Caller, Command, CommandError, Reply};
 use tokio::{sync::mpsc, time::interval};
 
-use super::{Api, problem::Problem};
+use super::Api;
 
 /// How often something is sent, so that proxies do not close it and dead peers are noticed; and how
 /// often it is looked whether the caller still may.
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// Rows of a command as they come.
-pub(super) async fn stream(
+pub(crate) async fn stream(
     api: Api,
     caller: Caller,
     command: &'static Command,
     args: Map<String, Value>,
-) -> Result<Response, Problem> {
+) -> Result<Response, CommandError> {
     // A refusal is a refusal, not an event.
     api.server.may_run(&caller, command).await?;
     let (rows, replies) = mpsc::channel(64);

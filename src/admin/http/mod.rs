@@ -7,6 +7,7 @@
 //!   /healthz /readyz         whether it lives, whether it may be sent clients
 //!   /metrics                 numbers for Prometheus
 //!   /interface/…             LiveJournal's protocol, if it is turned on (`crate::lj`)
+//!   everything else          pages for people: the module `web`
 //! ```
 //!
 //! A request bears a token (RFC 6750) of the purpose `api`, minted by `usher token mint`; it is done
@@ -15,12 +16,12 @@
 //! sockets and TLS (the crate `net`), and any knowledge of single commands.
 
 mod auth;
-mod call;
-mod events;
+pub(crate) mod call;
+pub(crate) mod events;
 mod health;
-mod oauth;
+pub(crate) mod oauth;
 pub mod openapi;
-mod params;
+pub(crate) mod params;
 mod problem;
 
 use std::{sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 pub(crate) use self::call::perform;
 use self::problem::Problem;
+use crate::web;
 
 /// Where the commands are.
 pub const ROOT: &str = "/api/v1";
@@ -60,12 +62,20 @@ pub fn router(server: &Arc<Server>, stop: watch::Receiver<bool>) -> Router {
     let commands = command::table().fold(Router::new(), |router, command| {
         router.route(&openapi::path(command), call::route(command))
     });
+    let pages = match server.config.http.web {
+        true => web::routes(),
+        false => Router::new(),
+    };
     commands
         .merge(oauth::routes())
         .merge(health::routes())
         .merge(openapi::routes())
         .merge(crate::lj::routes(&api))
-        .fallback(async || Problem::nowhere())
+        .merge(pages)
+        .fallback(async |request: Request| match web::is_page(&request) {
+            true => web::nowhere(),
+            false => Problem::nowhere().into_response(),
+        })
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(middleware::from_fn(finish))
@@ -74,10 +84,14 @@ pub fn router(server: &Arc<Server>, stop: watch::Receiver<bool>) -> Router {
 
 /// What holds for every answer: it is for nobody's cache and no page's frame.
 async fn finish(request: Request, next: Next) -> Response {
+    let page = web::is_page(&request);
     let mut response = next.run(request).await;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = response.headers().get(header::ALLOW).cloned();
-        response = Problem::method().into_response();
+        response = match page {
+            true => web::method(),
+            false => Problem::method().into_response(),
+        };
         if let Some(allowed) = allowed {
             response.headers_mut().insert(header::ALLOW, allowed);
         }

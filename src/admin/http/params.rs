@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use server::command::{Arg, Command, CommandError, Form, ValueKind};
 
 /// From the pairs of a query.
-pub(super) fn from_query(
+pub(crate) fn from_query(
     command: &Command,
     pairs: Vec<(String, String)>,
 ) -> Result<Map<String, Value>, CommandError> {

@@ -401,6 +401,15 @@ impl Call {
         }
     }
 
+    /// The number of the client that the caller calls from, if it is one of this account.
+    pub(super) fn own_client(&self, account: AccountId) -> Option<u64> {
+        let me = self.caller.account().filter(|me| me.id() == account)?;
+        match self.session() {
+            Some(session) => session.identity()?.client().map(|client| client.sid),
+            None => me.bearer().map(|bearer| bearer.sid),
+        }
+    }
+
     /// The session that the caller calls from.
     pub(super) fn session(&self) -> Option<Arc<Session>> {
         self.server.registry.get(self.caller.account()?.session()?)

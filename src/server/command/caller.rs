@@ -19,7 +19,7 @@ use crate::{
     end::Actor,
     id::{AccountId, SessionId},
     rights::{Right, Rights},
-    vault::Found,
+    vault::{Found, WEB},
 };
 
 /// Who calls.
@@ -51,6 +51,8 @@ pub struct Acting {
     via: Option<Arc<str>>,
     /// Whether what it does counts for how much an account may do.
     counts: bool,
+    /// Whether it asks for nothing but what is its own, whatever it may do to others.
+    own: bool,
 }
 
 /// The token that a caller without a session bears.
@@ -65,6 +67,9 @@ pub struct Bearer {
     /// When the password was shown for it; none: it stands for itself.
     pub proved: Option<Millis>,
 }
+
+/// When the password was shown by whom it never was.
+const NEVER: Millis = Millis(0);
 
 /// Whose data a call may touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +125,16 @@ impl Caller {
     pub(crate) fn uncounted(mut self) -> Self {
         if let Self::Account(acting) = &mut self {
             acting.counts = false;
+        }
+        self
+    }
+
+    /// The same with nothing but what is its own within reach: for whoever asks about that only, so that
+    /// what it may do to others neither shows nor is noted.
+    #[must_use]
+    pub fn only_own(mut self) -> Self {
+        if let Self::Account(acting) = &mut self {
+            acting.own = true;
         }
         self
     }
@@ -256,10 +271,16 @@ impl Server {
     #[must_use]
     pub fn caller_by(&self, account: &Account, jid: Jid, found: &Found) -> Caller {
         let Found { client, grant, token } = found;
-        let bearer =
-            Bearer { token: token.id, sid: client.sid, scopes: token.scopes, proved: None };
+        // What a browser keeps is there in place of the password, and is as good only for a while.
+        let proved = (token.purpose == WEB).then(|| token.proved.unwrap_or(NEVER));
+        let bearer = Bearer { token: token.id, sid: client.sid, scopes: token.scopes, proved };
         let by = By { bearer: Some(bearer), ..By::default() };
-        self.acting(account, jid, token.role.min(grant.role), by)
+        let mut most = token.role.min(grant.role);
+        if token.purpose == WEB && client.waits(&self.config.clients, self.clock.now()) {
+            // As a session that the password has opened.
+            most = most.min(Role::Restricted);
+        }
+        self.acting(account, jid, most, by)
     }
 
     /// The owner of a token that was verified, with all that is its own: for what whoever has the token
@@ -278,7 +299,7 @@ impl Server {
     }
 
     fn acting(&self, account: &Account, jid: Jid, most: Role, by: By) -> Caller {
-        let By { session, bearer, via } = by;
+        let By { session, bearer, via, own } = by;
         let role = account.role.min(most);
         // A lower role may have been given what the account's own has not.
         let roles = &self.config.roles;
@@ -296,6 +317,7 @@ impl Server {
             bearer,
             via,
             counts: true,
+            own,
         })
     }
 
@@ -341,7 +363,7 @@ impl Server {
             self.still_good(&account, bearer).await?;
         }
         let Acting { session, bearer, .. } = *acting;
-        let by = By { session, bearer, via: acting.via.clone() };
+        let by = By { session, bearer, via: acting.via.clone(), own: acting.own };
         Ok(self.acting(&account, acting.jid.clone(), acting.most, by))
     }
 
@@ -374,11 +396,17 @@ impl Server {
         let Caller::Account(acting) = caller else { return Ok(Reach::All) };
         acting.in_scope(command.right)?;
         let own = command.scope == Scope::Own && acting.role > Role::Restricted;
-        match acting.rights.has(command.right) {
+        match acting.rights.has(command.right) && !acting.own {
             true => Ok(Reach::All),
             false if own => Ok(Reach::Own),
             false => Err(lacks(self, acting, command.right)),
         }
+    }
+
+    /// Whether a caller may do now what takes a recent password.
+    #[must_use]
+    pub fn is_fresh(&self, caller: &Caller) -> bool {
+        caller.account().is_none_or(|acting| self.fresh(acting, "").is_ok())
     }
 
     /// Refuses what takes a recent password to a session that cannot show one. Who calls from no
@@ -409,6 +437,8 @@ struct By {
     bearer: Option<Bearer>,
     /// Who acts as the account.
     via: Option<Arc<str>>,
+    /// It asks for nothing but its own.
+    own: bool,
 }
 
 fn gone(jid: &Jid) -> CommandError {

@@ -327,7 +327,6 @@ fn client_row(
     let (server, now) = (&call.server, check.now);
     let sessions = server.visits(client);
     let Whereabouts { address, software, device } = whereabouts(server, client, &sessions);
-    let mine = call.session().and_then(|session| session.identity()?.client());
     let circumstances = Circumstances {
         here: sessions.iter().filter_map(|session| Some(session.identity()?.role())).max(),
         waits: client.waits(&server.config.clients, now),
@@ -356,7 +355,8 @@ fn client_row(
         "ways_back": client.ways_back(owner, check),
         "password": client.knows_password(owner),
         "access": client.access(owner, check, &circumstances),
-        "current": mine.is_some_and(|mine| mine.is(client)),
+        "over": tombstone(client.over.as_ref()),
+        "current": call.own_client(client.account) == Some(client.sid),
     }
 }
 
@@ -433,7 +433,6 @@ async fn show(call: Call) -> Result<Done, CommandError> {
         "held_until": time(client.hold.filter(|until| check.now < *until)),
         "block": block,
         "frozen": tombstone(client.frozen.as_ref()),
-        "over": tombstone(client.over.as_ref()),
         "grants": grants,
     });
     call.row(row).await?;

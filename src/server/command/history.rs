@@ -49,9 +49,10 @@ pub const COMMANDS: &[Command] = &[
         name: "last",
         about: "Show who was here, newest first: from where, with what, until when, and how it ended",
         details: "A login is `here`, `ended`, `refused`, or `lost` if the server stopped before it \
-                  could note its end. Refused ones that are alike are one row with a `count`. How \
-                  long logins are remembered, and how exact addresses stay, is in `[history]` and \
-                  `[privacy]`. `--json` has a `cursor` for each row; `--after` goes on behind it.",
+                  could note its end; one by a browser, which has no session, is `web`. Refused ones \
+                  that are alike are one row with a `count`. How long logins are remembered, and how \
+                  exact addresses stay, is in `[history]` and `[privacy]`. `--json` has a `cursor` \
+                  for each row; `--after` goes on behind it.",
         args: &[
             Arg {
                 name: "jid",
@@ -190,6 +191,7 @@ fn last_row(server: &Server, stamp: u64, record: &LoginRecord) -> Map<String, Va
         (Some(_), ..) => "here",
         (_, Some(_), _) => "ended",
         (.., Some(_)) => "refused",
+        _ if record.session.is_empty() => "web",
         _ => "lost",
     };
     let until = end.map(|end| end.at).or(refused.map(|refused| refused.last));

@@ -23,6 +23,7 @@ mod select;
 mod server;
 mod session;
 mod token;
+mod trend;
 mod user;
 mod whoami;
 
@@ -71,6 +72,7 @@ pub const CORE: &[&[Command]] = &[
     TOKEN,
     announce::COMMANDS,
     SERVER,
+    trend::COMMANDS,
 ];
 
 /// One command.

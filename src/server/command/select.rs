@@ -85,7 +85,7 @@ pub(super) struct Selected {
 }
 
 /// What narrows a selection.
-struct Filter<'a> {
+pub(super) struct Filter<'a> {
     network: Option<IpNet>,
     software: Option<String>,
     mechanism: Option<&'a str>,
@@ -98,7 +98,7 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn of(call: &'a Call) -> Self {
+    pub(super) fn of(call: &'a Call) -> Self {
         let stage = call.text("stage");
         let me = call.caller.account().and_then(|me| me.session());
         Self {
@@ -114,6 +114,14 @@ impl<'a> Filter<'a> {
         }
     }
 
+    /// Refuses who may not look for it in this way: who is found by an address is seen to have it.
+    pub(super) fn allowed(&self, call: &Call) -> Result<(), CommandError> {
+        match self.network.is_some() && call.confined().is_none() {
+            true => call.need(Right::ListIp),
+            false => Ok(()),
+        }
+    }
+
     fn describes(&self) -> bool {
         self.network.is_some()
             || self.software.is_some()
@@ -124,7 +132,7 @@ impl<'a> Filter<'a> {
             || self.idle.is_some()
     }
 
-    fn fits(&self, session: &Session) -> bool {
+    pub(super) fn fits(&self, session: &Session) -> bool {
         let passed = |since: Millis, span: Option<u64>| {
             span.is_none_or(|span| since.plus_seconds(span) <= self.now)
         };
@@ -208,10 +216,7 @@ pub(super) async fn select(call: &Call) -> Result<Selected, CommandError> {
         }
     }
     let filter = Filter::of(call);
-    if filter.network.is_some() && call.confined().is_none() {
-        // Who is found by an address is seen to have it.
-        call.need(Right::ListIp)?;
-    }
+    filter.allowed(call)?;
     if names == 0 {
         if !call.flag("all") && !filter.describes() && !call.flag("others") {
             return Err(CommandError::usage("it is not said which sessions").hint(

@@ -10,6 +10,7 @@ use super::{
     pattern::Pattern,
     recent::{note_past, past_row},
     row,
+    select::{Filter, IDLE, IP, MECHANISM, OLDER, SOFTWARE},
 };
 use crate::{
     Session,
@@ -19,7 +20,7 @@ use crate::{
     registry,
     resumption::Resumable,
     rights::Right,
-    session::{Flags, Identity, Stage},
+    session::{Flags, Identity},
 };
 
 pub(super) const STAGES: &[&str] = &["unauthed", "c2s", "bound", "available", "interested"];
@@ -130,6 +131,11 @@ pub const COMMANDS: &[Command] = &[
             },
             STAGE,
             HIBERNATING,
+            IP,
+            SOFTWARE,
+            MECHANISM,
+            OLDER,
+            IDLE,
             LIMIT,
             Arg {
                 name: "after",
@@ -248,12 +254,11 @@ pub fn session_row(session: &Session) -> Map<String, Value> {
 }
 
 async fn list(call: Call) -> Result<Done, CommandError> {
-    let stage = call.text("stage");
-    let stage = stage.and_then(|name| Stage::ALL.into_iter().find(|stage| stage.as_str() == name));
-    let (pattern, asleep) = (call.text("pattern").map(Pattern::new), call.flag("hibernating"));
+    let pattern = call.text("pattern").map(Pattern::new);
+    let filter = Filter::of(&call);
+    filter.allowed(&call)?;
     let wanted = |session: &Session| {
-        stage.is_none_or(|stage| session.stage() == stage)
-            && (!asleep || !session.connected())
+        filter.fits(session)
             && pattern.as_ref().is_none_or(|pattern| {
                 session.jid().is_some_and(|jid| pattern.matches(jid.as_str()))
             })

@@ -192,9 +192,13 @@ impl Default for Listen {
 }
 
 /// What is offered over HTTP, at the addresses of `listen.http` and `listen.https`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
+    /// Whether there are pages for people: their devices for everybody, and a dashboard for those who
+    /// have the rights for it. A browser stays logged in for `clients.short`. Only over TLS, or for
+    /// browsers on this machine.
+    pub web: bool,
     /// Proxies in front of the HTTP doors: addresses or networks, as in `127.0.0.1`. From there, the
     /// last address in `X-Forwarded-For` counts as the client's, and `X-Forwarded-Proto` tells whether
     /// it spoke TLS. Whoever is in one of these networks can say to be anybody.
@@ -202,6 +206,12 @@ pub struct Http {
     /// Whether `/metrics` is shown to everybody who can reach it. `false`: only to a token with the
     /// scope `status`.
     pub open_metrics: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { web: true, proxies: Vec::new(), open_metrics: false }
+    }
 }
 
 impl Http {

@@ -41,6 +41,10 @@ pub struct Mint {
     pub bound_to: Option<ipnet::IpNet>,
     /// Whose token it becomes.
     pub parent: Parent,
+    /// The token that let in whoever asks for it, and that takes it along when it ends.
+    pub comes_of: Option<TokenId>,
+    /// When whoever asks for it has shown the password.
+    pub proved: Option<Millis>,
 }
 
 /// Whose token one becomes.
@@ -71,6 +75,8 @@ impl Mint {
             class: Class::Policy,
             bound_to: None,
             parent: Parent::New,
+            comes_of: None,
+            proved: None,
         }
     }
 }
@@ -126,6 +132,8 @@ impl Server {
             scopes: mint.scopes,
             resource: mint.resource.clone(),
             epoch,
+            parent: mint.comes_of,
+            proved: mint.proved,
             next: None,
             over: None,
             fast: None,
