@@ -6,9 +6,11 @@ searched for secrets: the server's log, what the commands printed, and every fil
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 
+from chrome import chromium
 from client import Dropped
 from slix import SlixClient
 from usher import BINARY, Usher
@@ -24,6 +26,7 @@ def pytest_sessionstart(session):
     for needed, remedy in (
         (BINARY, "run `cargo build`"),
         (runtime(), "run `./test interop`, which installs it"),
+        (Path(chromium() or "chromium"), "run `./test interop` as root on Debian, or install it"),
     ):
         if not needed.exists():
             pytest.exit(f"{needed} is missing: {remedy}", returncode=4)

@@ -33,6 +33,7 @@ class Door:
     c2s: int
     c2s_tls: int
     http: int
+    https: int
     certificate: Path
 
 
@@ -77,8 +78,8 @@ class Usher:
         self.command_log = self.base / "commands.log"
         self.process = None
         self.secrets = set()
-        c2s, c2s_tls, http = free_ports(3)
-        self.door = Door(self.domain, c2s, c2s_tls, http, self.data / "self-signed.crt")
+        c2s, c2s_tls, http, https = free_ports(4)
+        self.door = Door(self.domain, c2s, c2s_tls, http, https, self.data / "self-signed.crt")
         self.config.write_text(
             f'data_dir = "{self.data}"\n'
             f"[[host]]\n"
@@ -86,7 +87,8 @@ class Usher:
             f"[listen]\n"
             f'c2s = ["127.0.0.1:{c2s}"]\n'
             f'c2s_tls = ["127.0.0.1:{c2s_tls}"]\n'
-            f'http = ["127.0.0.1:{http}"]\n' + settings
+            f'http = ["127.0.0.1:{http}"]\n'
+            f'https = ["127.0.0.1:{https}"]\n' + settings
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ class Usher:
                 await asyncio.sleep(0.05)
 
     async def _ready(self):
-        for port in (self.door.c2s, self.door.c2s_tls, self.door.http):
+        for port in (self.door.c2s, self.door.c2s_tls, self.door.http, self.door.https):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
