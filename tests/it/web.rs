@@ -743,3 +743,26 @@ async fn a_browser_that_waits_for_a_word_of_another_device_may_not_even_look() {
     assert_eq!(first.post("/devices/confirm", &[("client", &waiting)]).await.to(), "/devices");
     second.get("/devices").await.shows("Firefox").hides("has to confirm it");
 }
+
+#[tokio::test]
+async fn a_cookie_that_is_good_for_nothing_is_taken_away_and_keeps_nobody_out() {
+    let world = World::start(|_| {}).await;
+    world.account("alice").await;
+    let mut browser = Browser::of(&world.server);
+    browser.login("alice").await;
+    let made_up = wire::Token {
+        id: wire::TokenId(7),
+        secret: Secret::new(vec![7; 24]),
+        owner: "alice@localhost".parse_jid(),
+    };
+    browser.jar.insert("__Host-usher".into(), made_up.to_text().to_string());
+    for _ in 0..5 {
+        assert!(browser.get("/devices").await.to().starts_with("/login"));
+        assert!(!browser.jar.contains_key("__Host-usher"));
+        browser.get("/login?next=/devices").await.shows("Log in");
+    }
+    let id = browser.login("alice").await.token().id;
+    world.server.revoke_token(id, &admin(), None).await.expect("is stored");
+    browser.get("/login").await.shows("You were logged out");
+    assert!(!browser.jar.contains_key("__Host-usher"));
+}

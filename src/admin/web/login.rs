@@ -73,7 +73,9 @@ async fn show(State(api): State<Api>, request: Request) -> Result<Response, Resp
     let known = visitor::browser_id(&parts.headers, peer);
     let id = known.unwrap_or_else(Browser::new_id);
     let mut page = Page::of(&api, &id, fields.text("next"));
-    if let Some(text) = visitor::token(&parts.headers, peer) {
+    let token = visitor::token(&parts.headers, peer);
+    let had_one = token.is_some();
+    if let Some(text) = token {
         match visitor::visit(&api, peer, &text).await {
             Ok(_) => return Ok(Redirect::to(&page.next).into_response()),
             Err(NotBorne::Throttled) => return Err(Refusal::throttled().into_response()),
@@ -87,7 +89,12 @@ async fn show(State(api): State<Api>, request: Request) -> Result<Response, Resp
     } else if fields.text("out") == "1" {
         page.note = "You are logged out".into();
     }
-    Ok(page.answer(StatusCode::OK, peer, &id))
+    let mut response = page.answer(StatusCode::OK, peer, &id);
+    if had_one {
+        // It has been told why; there is nothing else that it is good for.
+        visitor::set_token(&mut response, peer, "");
+    }
+    Ok(response)
 }
 
 /// What a browser says that it is, in a few words: the best known names, or its own.

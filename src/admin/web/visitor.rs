@@ -64,8 +64,14 @@ where
             Ok(visitor) => Ok(visitor),
             Err(NotBorne::Throttled) => Err(Refusal::throttled().into_response()),
             Err(NotBorne::Unavailable) => Err(Refusal::unavailable().into_response()),
+            // Shown again and again, it would count as a failed login each time.
+            Err(NotBorne::Unknown | NotBorne::Purpose(_)) => {
+                let mut response = login_first(&parts.uri);
+                set_token(&mut response, peer, "");
+                Err(response)
+            }
             // The page to log in at says why.
-            Err(_) => Err(login_first(&parts.uri)),
+            Err(NotBorne::Over(_) | NotBorne::Refused(_)) => Err(login_first(&parts.uri)),
         }
     }
 }
