@@ -326,7 +326,7 @@ async fn stopping(closed: &mut watch::Receiver<bool>) {
 
 async fn send(write: &mut (impl AsyncWrite + Unpin), replies: &[Reply]) -> io::Result<()> {
     let mut text = Vec::new();
-    for reply in replies {
+    for reply in replies.iter().filter(|reply| !matches!(reply, Reply::Began)) {
         serde_json::to_writer(&mut text, reply)?;
         text.push(b'\n');
     }

@@ -29,7 +29,7 @@ async fn run(server: &Arc<Server>, name: &str, args: Value) -> Outcome {
     loop {
         match replies.recv().await.expect("an end") {
             Reply::Row(row) => rows.push(Value::Object(row)),
-            Reply::Progress { .. } => {}
+            Reply::Began | Reply::Progress { .. } => {}
             Reply::Done(done) => return (rows, Ok(done)),
             Reply::Failed(error) => return (rows, Err(error)),
         }

@@ -187,7 +187,7 @@ async fn run(server: &Arc<Server>, name: &str, args: Value) -> (Vec<Value>, Repl
         while let Some(reply) = replies.recv().await {
             match reply {
                 Reply::Row(row) => rows.push(Value::Object(row)),
-                Reply::Progress { .. } => {}
+                Reply::Began | Reply::Progress { .. } => {}
                 last => return (rows, last),
             }
         }

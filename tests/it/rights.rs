@@ -45,7 +45,7 @@ pub async fn run(server: &Arc<Server>, caller: &Caller, name: &str, args: Value)
         };
         match reply {
             Reply::Row(row) => rows.push(Value::Object(row)),
-            Reply::Progress { .. } => {}
+            Reply::Began | Reply::Progress { .. } => {}
             Reply::Done(done) => break Ok(done),
             Reply::Failed(error) => break Err(error),
         }
@@ -339,15 +339,9 @@ async fn of_1734_a_demoted_admin_has_lost_its_rights_at_the_next_command() {
     let watch = tokio::spawn(async move {
         command::run(server, watching, "session watch", Map::new(), sender).await;
     });
+    assert!(matches!(replies.recv().await, Some(Reply::Began)));
     let seen = tended(&world.server);
-    let row = loop {
-        // Until it is under way, there may be nothing to see.
-        let wait = std::time::Duration::from_millis(50);
-        match tokio::time::timeout(wait, replies.recv()).await {
-            Ok(row) => break row,
-            Err(_) => drop(tended(&world.server)),
-        }
-    };
+    let row = replies.recv().await;
     assert!(matches!(row, Some(Reply::Row(_))), "{row:?}");
     let standing = Standing::Role(Role::Restricted);
     let jid = root.jid.parse_jid();

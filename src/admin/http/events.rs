@@ -31,12 +31,19 @@ pub(crate) async fn stream(
     command: &'static Command,
     args: Map<String, Value>,
 ) -> Result<Response, CommandError> {
-    // A refusal is a refusal, not an event.
-    api.server.may_run(&caller, command).await?;
-    let (rows, replies) = mpsc::channel(64);
+    let (rows, mut replies) = mpsc::channel(64);
     let (sender, events) = mpsc::channel(64);
     let server = api.server.clone();
     tokio::spawn(command::run(server, caller.clone(), command.name, args, rows));
+    // A refusal is a refusal, not an event; and whoever has the answer misses nothing that comes then.
+    match replies.recv().await {
+        Some(Reply::Failed(error)) => return Err(error),
+        Some(Reply::Began) => {}
+        Some(Reply::Done(_) | Reply::Progress { .. } | Reply::Row(_)) | None => {
+            let broken = CommandError::failed("the command broke off");
+            return Err(CommandError { internal: true, ..broken }.hint("see the server's log"));
+        }
+    }
     tokio::spawn(pass_on(api, caller, command, replies, sender));
     let sse = Sse::new(Events(events)).keep_alive(KeepAlive::new().interval(ALIVE));
     Ok(sse.into_response())
@@ -54,7 +61,7 @@ async fn pass_on(
         let (event, last) = tokio::select! {
             reply = replies.recv() => match reply {
                 Some(Reply::Row(row)) => (of(row), false),
-                Some(Reply::Progress { .. }) => continue,
+                Some(Reply::Began | Reply::Progress { .. }) => continue,
                 Some(Reply::Done(done)) => (named("done", &done), true),
                 Some(Reply::Failed(error)) => (named("failed", &error), true),
                 None => return,

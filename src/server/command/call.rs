@@ -507,6 +507,14 @@ impl Call {
         Some(columns(self.text(args.next()?.name)?))
     }
 
+    /// Tells the caller that it misses nothing from here on.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub async fn began(&self) -> Result<(), CommandError> {
+        self.send(Reply::Began).await
+    }
+
     /// Tells the caller how far a long command is.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub async fn collect(
         match replies.recv().await {
             Some(Reply::Row(row)) if rows.len() < most => rows.push(row),
             Some(Reply::Row(_)) => left_out += 1,
-            Some(Reply::Progress { .. }) => {}
+            Some(Reply::Began | Reply::Progress { .. }) => {}
             Some(Reply::Done(done)) => break Ok(done),
             Some(Reply::Failed(error)) => break Err(error),
             None => {

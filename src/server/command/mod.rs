@@ -201,6 +201,8 @@ pub type Running = Pin<Box<dyn Future<Output = Result<Done, CommandError>> + Sen
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
+    /// A stream has begun: whatever happens from here on comes as a row. Not for who reads lines.
+    Began,
     /// It is over.
     Done(Done),
     /// It could not be done.

@@ -372,6 +372,7 @@ async fn watch(mut call: Call) -> Result<Done, CommandError> {
     let epoch = |call: &Call| call.server.accounts_epoch.load(Ordering::SeqCst);
     let mut admitted = epoch(&call);
     call.renew().await?;
+    call.began().await?;
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
