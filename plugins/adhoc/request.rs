@@ -74,9 +74,13 @@ impl Refusal {
 pub fn refused(error: &CommandError) -> StanzaError {
     match error.usage {
         true => Refusal::BadPayload.because(words(error)),
+        false if error.retry.is_some() => {
+            let refused = StanzaError::new(Condition::PolicyViolation).with_text(words(error));
+            refused.with_type(ErrorType::Wait)
+        }
         false => {
-            let error = StanzaError::new(Condition::Forbidden).with_text(words(error));
-            error.with_type(ErrorType::Cancel)
+            let refused = StanzaError::new(Condition::Forbidden).with_text(words(error));
+            refused.with_type(ErrorType::Cancel)
         }
     }
 }

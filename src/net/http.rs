@@ -21,7 +21,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use server::{Server, bearer::Peer, budget::Verdict};
+use server::{Server, bearer::Peer, budget::Verdict, registry::peer_network};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -39,7 +40,7 @@ use crate::{
 
 /// Connections at once, over all HTTP doors.
 const CONNECTIONS: usize = 1_024;
-/// Connections at once from one address; a proxy that is trusted may have all.
+/// Connections at once from one IPv4 address or IPv6 /64 network; a proxy that is trusted may have all.
 const PER_ADDRESS: usize = 64;
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -127,13 +128,15 @@ where
             }
             Verdict::Beyond => return None,
         }
+        let network = peer_network(address);
         let mut by_address = self.by_address.lock();
-        let here = by_address.entry(address).or_default();
+        let here = by_address.entry(network).or_default();
         if *here >= PER_ADDRESS {
+            tracing::info!(event = "http-address-cap", %address);
             return None;
         }
         *here += 1;
-        Some(Counted(Some((self.clone(), address))))
+        Some(Counted(Some((self.clone(), network))))
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -148,6 +151,8 @@ where
         stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let _ = tcp.set_nodelay(true);
+        // Who does not read holds its place no longer than who does not write.
+        let _ = SockRef::from(&tcp).set_tcp_user_timeout(Some(HEAD));
         if !encrypted {
             return self.requests(tcp, Peer { address: peer, encrypted }, stop).await;
         }

@@ -177,8 +177,8 @@ fn send(agent: &Agent, webhook: &Webhook, server: &Server, event: &Event) -> Out
             let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
             match status {
                 200..=299 => Outcome::Heard,
-                408 | 425 | 429 => Outcome::Later(format!("it answers {status}"), after),
-                400..=499 => Outcome::Refused(status),
+                // Those are about the event; the others pass, as when a receiver is put in place anew.
+                400 | 413 | 415 | 422 => Outcome::Refused(status),
                 _ => Outcome::Later(format!("it answers {status}"), after),
             }
         }

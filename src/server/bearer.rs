@@ -8,7 +8,12 @@ use wire::{Mechanism, SaslFailure, Secret, Token};
 
 use crate::{
     Server, Session,
-    command::Caller,
+    account::Account,
+    audit::{Entry, Subject},
+    client::Check,
+    command::{Caller, row},
+    end::Actor,
+    store::StoreError,
     vault::{API, Found, TokenDenied, WEB},
 };
 
@@ -98,7 +103,7 @@ impl Server {
         self: &Arc<Self>,
         token: &Token,
         wanted: &str,
-    ) -> Result<(Found, Arc<crate::account::Account>), NotBorne> {
+    ) -> Result<(Found, Arc<Account>), NotBorne> {
         if !self.is_local(token.owner.domain()) {
             return Err(NotBorne::Unknown);
         }
@@ -129,23 +134,60 @@ impl Server {
         self.login_refused(&session, Some(&token.owner), failure);
     }
 
-    /// What a token is, whatever it is for; none if it opens nothing, for whichever reason.
+    /// What a token is, whatever it is for; none if it opens nothing, for whichever reason. Nothing comes
+    /// of asking.
     ///
     /// # Errors
     /// When storage fails.
     pub async fn inspect_token(
-        self: &Arc<Self>,
+        &self,
         secret: &Secret,
-    ) -> Result<Option<(Found, Arc<crate::account::Account>)>, crate::store::StoreError> {
-        let text = std::str::from_utf8(secret.expose()).ok();
-        let Some(token) = text.and_then(|text| Token::parse(text).ok()) else { return Ok(None) };
-        if !self.is_local(token.owner.domain()) {
-            return Ok(None);
+    ) -> Result<Option<(Found, Arc<Account>)>, StoreError> {
+        let Some((found, account)) = self.token_of(secret).await? else { return Ok(None) };
+        let now = self.clock.now();
+        let (policy, epochs) = (self.policy_of(&account), self.epochs_of(&account).await?);
+        let check = Check { policy: &policy, epochs: &epochs, now };
+        let Found { client, grant, token } = &found;
+        let opens = !account.disabled
+            && account.hold.is_none_or(|until| until <= now)
+            && client.frozen.is_none()
+            && client.refused(now).is_none()
+            && client.token_over(grant, token, &account, &check).is_none();
+        Ok(opens.then_some((found, account)))
+    }
+
+    /// Makes a token void in the name of its owner, whoever has it, and whatever its owner may do now;
+    /// nothing if it is none.
+    ///
+    /// # Errors
+    /// When storage fails: then it may be valid still.
+    pub async fn void_token(self: &Arc<Self>, secret: &Secret) -> Result<(), StoreError> {
+        let Some((found, account)) = self.token_of(secret).await? else { return Ok(()) };
+        if found.token.over.is_some() {
+            return Ok(());
         }
-        match self.verify_token(&token, None).await {
-            Ok((found, account, _)) => Ok(Some((found, account))),
-            Err(TokenDenied::Store(error)) => Err(error),
-            Err(_) => Ok(None),
+        let (id, jid) = (found.token.id, account.jid.clone());
+        let actor = Actor::Owner(jid.as_str().into());
+        let revoked = self.revoke_token(id, &actor, None).await?;
+        let ended = revoked.map_or(0, |(_, sessions)| sessions.len());
+        self.audit(&Entry {
+            at: self.clock.now(),
+            who: jid.clone(),
+            what: "token revoke".into(),
+            args: row! { "token": id.to_string(), "by": "the token itself" },
+            ok: true,
+            outcome: format!("revoked {id} of `{jid}`, {ended} sessions ended"),
+            accounts: vec![Subject { id: account.id, jid }],
+        })
+        .await
+    }
+
+    async fn token_of(&self, secret: &Secret) -> Result<Option<(Found, Arc<Account>)>, StoreError> {
+        let text = std::str::from_utf8(secret.expose()).ok();
+        let token = text.and_then(|text| Token::parse(text).ok());
+        match token.filter(|token| self.is_local(token.owner.domain())) {
+            Some(token) => self.token_with_secret(&token).await,
+            None => Ok(None),
         }
     }
 }

@@ -102,7 +102,10 @@ impl Server {
                         deletion.disabled = true;
                     }
                 }
-                Standing::Enabled => account.disabled = false,
+                Standing::Enabled => {
+                    account.disabled = false;
+                    account.hold = None;
+                }
                 Standing::Role(role) => account.role = role,
             }
             changed = before != (account.disabled, account.role);

@@ -455,7 +455,7 @@ impl Server {
     }
 
     /// How long a connection may take to be gone.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.config.sessions.close_wait.get().unwrap_or(0) + 2)
     }
 

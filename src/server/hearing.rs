@@ -7,10 +7,7 @@
 //! leaves to another task, as ends at a pace, is not put off.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -22,8 +19,9 @@ use crate::{
     end::{End, EndRecord},
 };
 
-/// How long an end is put off at most while the command goes on.
-const COMMAND: Duration = Duration::from_secs(5);
+/// How long an end is put off at most while the command goes on, beyond the time that the connections of
+/// others may take to be gone.
+const COMMAND: Duration = Duration::from_secs(3);
 /// How long the connection may take to take the answer.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How often it is looked whether it has.
@@ -43,15 +41,17 @@ struct Asking {
 
 /// Answers that are still to be heard.
 #[derive(Default)]
-struct Unheard(AtomicUsize);
+struct Unheard(Mutex<Vec<Weak<Asking>>>);
 
 /// Held from before the command until its answer was given.
 pub(crate) struct Hearing(Arc<Asking>);
 
 impl Hearing {
     pub(crate) fn new(server: Arc<Server>, session: Arc<Session>) -> Self {
-        server.slot::<Unheard>().0.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::new(Asking { server, session, end: Mutex::default() }))
+        let unheard = server.slot::<Unheard>();
+        let asking = Arc::new(Asking { server, session, end: Mutex::default() });
+        unheard.0.lock().push(Arc::downgrade(&asking));
+        Self(asking)
     }
 
     /// Runs the command.
@@ -81,7 +81,8 @@ impl Hearing {
 
 impl Drop for Hearing {
     fn drop(&mut self) {
-        self.0.server.slot::<Unheard>().0.fetch_sub(1, Ordering::SeqCst);
+        let heard = Arc::downgrade(&self.0);
+        self.0.server.slot::<Unheard>().0.lock().retain(|asking| !asking.ptr_eq(&heard));
     }
 }
 
@@ -104,8 +105,9 @@ impl Asking {
             *put_off = Some((end.clone(), Arc::new(end.record(self.server.clock.now()))));
         }
         let asking = self.clone();
+        let patience = self.server.patience() + COMMAND;
         self.server.spawn(async move {
-            sleep(COMMAND).await;
+            sleep(patience).await;
             asking.end();
         });
         true
@@ -130,12 +132,15 @@ pub(crate) fn record(session: &Session) -> Option<Arc<EndRecord>> {
 }
 
 impl Server {
-    /// Waits until whoever has asked for something has been answered, within bounds.
+    /// Waits until whoever has asked for something has been answered, within bounds; what was put off
+    /// for that until then happens now.
     pub(crate) async fn all_heard(&self) {
         let unheard = self.slot::<Unheard>();
         let begin = Instant::now();
-        while unheard.0.load(Ordering::SeqCst) > 0 && begin.elapsed() < ANSWER {
+        while !unheard.0.lock().is_empty() && begin.elapsed() < ANSWER {
             sleep(LOOK).await;
         }
+        let rest = std::mem::take(&mut *unheard.0.lock());
+        rest.iter().filter_map(Weak::upgrade).for_each(|asking| asking.end());
     }
 }

@@ -681,7 +681,8 @@ pub(crate) enum Login {
 }
 
 /// What counts as one peer's address: an IPv4 address, an IPv6 /64 network.
-pub(crate) fn peer_network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn peer_network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

@@ -16,6 +16,35 @@ use crate::{
     store::{Batch, Range, SERVER, StoreError, Table},
 };
 
+/// Commands that one account may have planned at once.
+const PER_ACCOUNT: usize = 16;
+
+/// Why a command was not planned.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPlanned {
+    /// It is bound by what may be gone by then: a token, or a client that has only just come.
+    #[error("whoever plans has to be all that its account is, from a client that is not new")]
+    Bounded,
+    /// The account has planned enough.
+    #[error("an account may have {PER_ACCOUNT} commands planned")]
+    TooMany,
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<NotPlanned> for CommandError {
+    fn from(error: NotPlanned) -> Self {
+        match error {
+            NotPlanned::Store(error) => error.into(),
+            NotPlanned::Bounded => Self::forbidden(error.to_string())
+                .hint("do it now, or log in with the password from an older client"),
+            NotPlanned::TooMany => Self::failed(error.to_string())
+                .hint("`usher schedule list` shows them, `usher schedule cancel` strikes one out"),
+        }
+    }
+}
+
 /// Scheduled commands by number.
 pub static SCHEDULE: Table = Table { name: "schedule", about: "commands that are to run later" };
 
@@ -34,6 +63,12 @@ pub struct Planned {
     pub by: String,
     /// The account that did, if it was one.
     pub account: Option<(AccountId, String)>,
+    /// The account's generation then: what whoever knew an earlier password has planned is void.
+    #[serde(default)]
+    generation: Option<u64>,
+    /// Only what is the account's own may be touched.
+    #[serde(default)]
+    own: bool,
     /// When it was scheduled.
     pub since: Millis,
 }
@@ -43,18 +78,33 @@ fn key(id: u64) -> Vec<u8> {
 }
 
 impl Server {
-    /// Plans a command, durably. Gives its number.
+    /// Plans a command, durably. When it runs, its caller has the rights that it has then, and no more
+    /// reach than now. What bounds the caller besides is not kept, so whoever it bounds plans nothing.
     ///
     /// # Errors
-    /// When storage fails: it is not planned then.
+    /// [`NotPlanned`].
     pub async fn plan(
         &self,
         at: Millis,
         what: &str,
         args: Map<String, Value>,
         caller: &Caller,
-    ) -> Result<Planned, StoreError> {
+        own: bool,
+    ) -> Result<Planned, NotPlanned> {
         let account = caller.account().map(|me| (me.id(), me.jid().as_str().to_owned()));
+        let mut generation = None;
+        if let Some(me) = caller.account() {
+            if me.narrowed() {
+                return Err(NotPlanned::Bounded);
+            }
+            let mine =
+                |planned: &Planned| planned.account.as_ref().is_some_and(|(id, _)| *id == me.id());
+            if self.planned().await?.iter().filter(|planned| mine(planned)).count() >= PER_ACCOUNT {
+                return Err(NotPlanned::TooMany);
+            }
+            let account = self.account(me.jid().as_str()).await?;
+            generation = account.map(|account| account.generation);
+        }
         loop {
             let latest = Range { reverse: true, limit: 1, ..Range::default() };
             let last = self.planned_rows(latest).await?.last().map_or(0, |last| last.id);
@@ -65,6 +115,8 @@ impl Server {
                 args: args.clone(),
                 by: caller.name().to_string(),
                 account: account.clone(),
+                generation,
+                own,
                 since: self.clock.now(),
             };
             let value = serde_json::to_vec(&planned).unwrap_or_default();
@@ -77,7 +129,7 @@ impl Server {
             match self.store.commit(batch).await {
                 Ok(()) => return Ok(planned),
                 Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -149,7 +201,11 @@ impl Server {
         let Some((id, jid)) = &planned.account else { return Ok(local) };
         let caller = self.caller_as(jid, &local).await?;
         // The name may be another account's by now.
-        if caller.account().is_some_and(|me| me.id() == *id) {
+        let account = self.account(jid).await?;
+        let as_then = planned.generation.is_none()
+            || account.is_some_and(|account| Some(account.generation) == planned.generation);
+        if caller.account().is_some_and(|me| me.id() == *id) && as_then {
+            let caller = if planned.own { caller.only_own() } else { caller };
             return Ok(caller.uncounted());
         }
         Err(CommandError::forbidden(format!("`{jid}` is not who scheduled this any more")))

@@ -314,6 +314,29 @@ impl Client {
 }
 
 impl Server {
+    /// A token of which somebody has the secret, and its account; none if nobody could know it. It may be
+    /// over, and nothing comes of asking.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn token_with_secret(
+        &self,
+        token: &Token,
+    ) -> Result<Option<(Found, Arc<Account>)>, StoreError> {
+        let account = self.account_at_login(token.owner.as_str()).await?;
+        let owner = account.as_ref().map_or(crate::store::SERVER, |account| account.id.0);
+        let client = self.client_of_token(owner, token.id).await?;
+        let Some((account, client)) = account.zip(client) else { return Ok(None) };
+        let Some((grant, record)) = client.token(token.id) else { return Ok(None) };
+        let Some(key) = self.keys.get(record.key) else { return Ok(None) };
+        let Ok(mac) = STANDARD.decode(&record.mac) else { return Ok(None) };
+        if !wire::token::verify(&key, token.id, &token.secret, &mac) {
+            return Ok(None);
+        }
+        let (grant, token) = (grant.clone(), record.clone());
+        Ok(Some((Found { client: Client::clone(&client), grant, token }, account)))
+    }
+
     /// Checks a token that somebody presents for this purpose; none: for whatever it is.
     ///
     /// # Errors
@@ -324,24 +347,15 @@ impl Server {
         purpose: Option<&str>,
     ) -> Result<(Found, Arc<Account>, InForce), TokenDenied> {
         let store = TokenDenied::Store;
-        let account = self.account_at_login(token.owner.as_str()).await.map_err(store)?;
-        let owner = account.as_ref().map_or(crate::store::SERVER, |account| account.id.0);
-        let client = self.client_of_token(owner, token.id).await.map_err(store)?;
-        let (account, client) = account.zip(client).ok_or(TokenDenied::Unknown)?;
-        let (grant, record) = client.token(token.id).ok_or(TokenDenied::Unknown)?;
-
-        let key = self.keys.get(record.key).ok_or(TokenDenied::Unknown)?;
-        let mac = STANDARD.decode(&record.mac).map_err(|_| TokenDenied::Unknown)?;
-        if !wire::token::verify(&key, token.id, &token.secret, &mac) {
-            return Err(TokenDenied::Unknown);
-        }
+        let found = self.token_with_secret(token).await.map_err(store)?;
+        let (found, account) = found.ok_or(TokenDenied::Unknown)?;
+        let Found { client, grant, token: record } = &found;
         if let Some(Refused::Blocked(until)) = client.refused(self.clock.now()) {
             return Err(TokenDenied::Blocked(until));
         }
         let epochs = self.epochs_of(&account).await.map_err(store)?;
         let policy = self.policy_of(&account);
         let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
-        let found = Found { grant: grant.clone(), token: record.clone(), client: client.clone() };
         if let Some(why) = client.token_over(grant, record, &account, &check) {
             if why == Over::Superseded {
                 self.used_again(&found).await.map_err(store)?;

@@ -123,7 +123,7 @@ impl Event {
             (Actor::Server, _) => "policy",
         };
         let id = session.id.to_string();
-        let user = json!({ "format": "uri", "uri": format!("xmpp:{}", me.jid) });
+        let user = json!({ "format": "uri", "uri": format!("xmpp:{}", in_uri(me.jid.as_str())) });
         let text = record.text.as_deref().unwrap_or(record.reason.text());
         Some(Self {
             id: format!("ended-{id}"),
@@ -264,6 +264,14 @@ impl Server {
         let delete = |batch: Batch, Place(key)| batch.delete(&EVENTS, SERVER, key);
         self.store.commit(places.into_iter().fold(Batch::new(), delete)).await
     }
+}
+
+/// A bare JID as it stands in a URI (RFC 5122): what is no plain letter, digit or mark is encoded.
+fn in_uri(jid: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~@!$&()*+,;=".contains(&byte);
+    let one =
+        |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    jid.bytes().map(one).collect()
 }
 
 /// What the keys of a webhook's events begin with.

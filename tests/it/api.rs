@@ -92,7 +92,7 @@ impl Face {
         self.ask(request.header(header::CONTENT_TYPE, "application/json"), body.to_string()).await
     }
 
-    async fn form(&self, token: &str, path: &str, body: &str) -> Answer {
+    pub async fn form(&self, token: &str, path: &str, body: &str) -> Answer {
         let request = request(Method::POST, token, path);
         let form = "application/x-www-form-urlencoded";
         self.ask(request.header(header::CONTENT_TYPE, form), body.to_owned()).await
@@ -248,6 +248,9 @@ async fn lj_31_a_token_does_nothing_that_its_scopes_do_not_name_not_even_with_it
     let refused = face.post(&lists, "session/end", end.clone()).await;
     assert_eq!(refused.problem(), "forbidden");
     assert!(refused.text.contains("lacks the scope `end`"), "{refused:?}");
+    let challenge = &refused.headers[header::WWW_AUTHENTICATE];
+    let wanted = "Bearer realm=\"usher\", error=\"insufficient_scope\", scope=\"end\"";
+    assert_eq!(challenge, wanted);
     assert_eq!(face.get(&ends, "session/list").await.problem(), "forbidden");
     // More than ending takes more, for what is one's own too.
     let mut revoke = end.clone();

@@ -121,14 +121,17 @@ async fn pr_24_what_is_left_in_the_schedule_deletes_nobody_else() {
     let jid = ALICE.parse_jid();
     let planned = server.planned().await.expect("are read").remove(0);
     done(server, "user restore", json!({ "jid": ALICE })).await;
-    server.plan(planned.at, &planned.what, planned.args.clone(), &local()).await.expect("planned");
+    server
+        .plan(planned.at, &planned.what, planned.args.clone(), &local(), false)
+        .await
+        .expect("planned");
     world.clock.advance(7 * DAY);
     assert_eq!(server.run_due().await, Ok(1));
     assert!(server.account(ALICE).await.expect("is read").is_some(), "it was taken back");
     server.delete_account(&jid, admin()).await.expect("is there");
     world.account("alice").await;
     done(server, "user delete", json!({ "jid": ALICE, "grace": "9d" })).await;
-    server.plan(planned.at, &planned.what, planned.args, &local()).await.expect("planned");
+    server.plan(planned.at, &planned.what, planned.args, &local(), false).await.expect("planned");
     assert_eq!(server.run_due().await, Ok(1));
     assert!(server.account(ALICE).await.expect("is read").is_some(), "its own time has not come");
     // Without grace it goes at once, and the plan with it.

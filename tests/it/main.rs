@@ -19,6 +19,7 @@ mod against_machine;
 mod against_server;
 mod api;
 mod audit;
+mod bounds;
 mod cam;
 mod changes;
 mod churn;

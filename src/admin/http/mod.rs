@@ -16,6 +16,7 @@
 //! sockets and TLS (the crate `net`), and any knowledge of single commands.
 
 mod auth;
+mod body;
 pub(crate) mod call;
 pub(crate) mod events;
 mod health;
@@ -28,6 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    body::Body,
     extract::{DefaultBodyLimit, Request},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -35,8 +37,8 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use server::{Server, command};
 use tokio::sync::watch;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
+use self::body::InTime;
 pub(crate) use self::call::perform;
 use self::problem::Problem;
 use crate::web;
@@ -45,8 +47,8 @@ use crate::web;
 pub const ROOT: &str = "/api/v1";
 /// The longest body of a request in bytes: an import comes in chunks that fit.
 const BODY: usize = 1 << 20;
-/// How long the next part of a body may be waited for.
-const BODY_PAUSE: Duration = Duration::from_secs(10);
+/// How long a whole body may take.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What requests are done with.
 #[derive(Clone)]
@@ -77,9 +79,14 @@ pub fn router(server: &Arc<Server>, stop: watch::Receiver<bool>) -> Router {
             false => Problem::nowhere().into_response(),
         })
         .layer(DefaultBodyLimit::max(BODY))
-        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
+        .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(finish))
         .with_state(api)
+}
+
+/// Gives the body of a request so long and no longer.
+async fn in_time(request: Request, next: Next) -> Response {
+    next.run(request.map(|body| Body::new(InTime::new(body, BODY_TIME)))).await
 }
 
 /// What holds for every answer: it is for nobody's cache and no page's frame.

@@ -112,7 +112,10 @@ impl From<CommandError> for Problem {
             error if error.usage => Kind::Usage,
             _ => Kind::Failed,
         };
-        Self { retry: error.retry, ..Self::new(kind, error.message).hint(error.hint) }
+        let challenge = error.scope.map(|scope| {
+            format!("Bearer realm=\"usher\", error=\"insufficient_scope\", scope=\"{scope}\"")
+        });
+        Self { retry: error.retry, challenge, ..Self::new(kind, error.message).hint(error.hint) }
     }
 }
 

@@ -410,6 +410,13 @@ impl Call {
         }
     }
 
+    /// Whether the caller has shown a token, and not the password.
+    pub(super) fn by_token(&self) -> bool {
+        let bearer = self.caller.account().and_then(Acting::bearer);
+        bearer.is_some_and(|bearer| bearer.proved.is_none())
+            || self.session().is_some_and(|s| s.identity().is_some_and(|me| me.token.is_some()))
+    }
+
     /// The session that the caller calls from.
     pub(super) fn session(&self) -> Option<Arc<Session>> {
         self.server.registry.get(self.caller.account()?.session()?)

@@ -217,7 +217,8 @@ impl Acting {
                 let message = format!("the token lacks the scope `{right}`");
                 let hint =
                     format!("it is good for: {scopes}; scopes are set by `usher token mint`");
-                Err(CommandError::forbidden(message).hint(hint))
+                let refused = CommandError::forbidden(message).hint(hint);
+                Err(CommandError { scope: Some(right.as_str().into()), ..refused })
             }
             _ => Ok(()),
         }
@@ -281,15 +282,6 @@ impl Server {
             most = most.min(Role::Restricted);
         }
         self.acting(account, jid, most, by)
-    }
-
-    /// The owner of a token that was verified, with all that is its own: for what whoever has the token
-    /// may do to the token itself.
-    #[must_use]
-    pub fn owner_by(&self, account: &Account, jid: Jid, found: &Found) -> Caller {
-        let (token, sid) = (found.token.id, found.client.sid);
-        let bearer = Bearer { token, sid, scopes: None, proved: None };
-        self.acting(account, jid, Role::Admin, By { bearer: Some(bearer), ..By::default() })
     }
 
     /// The owner of an account that has proved to be who it is by this very request.

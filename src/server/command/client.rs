@@ -555,8 +555,7 @@ async fn set(call: Call) -> Result<Done, CommandError> {
         let message = format!("`{}` is over: {}", client.id, over.as_str());
         return Err(CommandError::failed(message).hint("it comes back as a new client"));
     }
-    let by_token =
-        call.session().is_some_and(|s| s.identity().is_some_and(|me| me.token.is_some()));
+    let by_token = call.by_token();
     if by_token && call.need(Right::Policy).is_err() && wish.widens(&client, expires) {
         let message = "what a token opened may not bound a client more widely than it is";
         return Err(CommandError::forbidden(message).hint("log in with the password"));
@@ -588,12 +587,13 @@ async fn may_confirm(call: &Call, client: &Client) -> Result<(), CommandError> {
     let Some(me) = call.caller.account().filter(|me| me.id() == client.account) else {
         return Ok(());
     };
-    let Some(session) = call.session().filter(|_| !me.rights().has(Right::Policy)) else {
+    let (session, bearer) = (call.session(), me.bearer());
+    if me.rights().has(Right::Policy) || session.is_none() && bearer.is_none() {
         return Ok(());
-    };
-    let mine = session.identity().and_then(|me| me.client());
-    let mine = match mine {
-        Some(mine) => call.server.client(client.account, mine.sid).await?,
+    }
+    let visit = session.and_then(|session| Some(session.identity()?.client()?.sid));
+    let mine = match visit.or(bearer.map(|bearer| bearer.sid)) {
+        Some(sid) => call.server.client(client.account, sid).await?,
         None => None,
     };
     let now = call.server.clock.now();
@@ -771,7 +771,7 @@ async fn unblock(call: Call) -> Result<Done, CommandError> {
     may_lift(&call, &client)?;
     let mut was = false;
     let change = |client: &mut Client| {
-        was = client.block.take().is_some();
+        was = client.block.take().is_some() | client.hold.take().is_some();
         was
     };
     if call.server.change_client(owner.id, client.sid, change).await?.is_none() {

@@ -26,6 +26,7 @@ use crate::{
     notice::Notice,
     pace::Pace,
     rights::Right,
+    schedule::NotPlanned,
 };
 
 macro_rules! options {
@@ -89,8 +90,12 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     let level = call.text("level");
     let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
     let level = level.unwrap_or(Level::End);
-    if level >= Level::Revoke {
+    let holds = call.text("hold-off").is_some();
+    if level >= Level::Revoke || holds {
         call.fresh()?;
+    }
+    if holds && call.confined().is_none() {
+        call.need(Right::Block)?;
     }
     if call.text("for").is_some() && level != Level::Block {
         return Err(CommandError::usage("`--for` is how long a block holds")
@@ -118,7 +123,7 @@ async fn end(call: Call) -> Result<Done, CommandError> {
         call.may_end_client(client.account, client.sid).await?;
     }
     if let Some(at) = later(&call)? {
-        return plan(&call, at, &sessions).await;
+        return plan(&call, at, level, &sessions).await;
     }
     // What was named is taken away even if nobody is there with it.
     let named = named.filter(|_| level >= Level::Revoke);
@@ -137,7 +142,11 @@ async fn end(call: Call) -> Result<Done, CommandError> {
             true => "there is no such client, grant or token",
             false => "no session matches",
         };
-        return Ok(Done::nothing(what).with(if dry { "would_end" } else { "ended" }, 0));
+        let nothing = Done::nothing(what);
+        return Ok(match dry {
+            true => nothing.with("would_end", 0).with("hash", hash),
+            false => nothing.with("ended", 0),
+        });
     }
     if dry {
         for session in &sessions {
@@ -172,7 +181,20 @@ fn later(call: &Call) -> Result<Option<Millis>, CommandError> {
     Ok(span.or(at))
 }
 
-async fn plan(call: &Call, at: Millis, now: &[Arc<Session>]) -> Result<Done, CommandError> {
+async fn plan(
+    call: &Call,
+    at: Millis,
+    level: Level,
+    now: &[Arc<Session>],
+) -> Result<Done, CommandError> {
+    let own = call.confined().is_some();
+    if !own {
+        // Whoever will be there then: that nobody is there now is no leave.
+        rights(level).iter().try_for_each(|right| call.need(*right))?;
+    }
+    if call.restraint().await?.is_some() {
+        return Err(NotPlanned::Bounded.into());
+    }
     if call.flag("dry-run") {
         let message =
             format!("{} would end if it were now; nothing was planned", plural(now.len()));
@@ -182,7 +204,7 @@ async fn plan(call: &Call, at: Millis, now: &[Arc<Session>]) -> Result<Done, Com
     let mut args = call.args.clone();
     args.remove("in");
     args.remove("at");
-    let planned = call.server.plan(at, "session end", args, &call.caller).await?;
+    let planned = call.server.plan(at, "session end", args, &call.caller, own).await?;
     let message = format!("planned as {} for {at}; `usher schedule list` shows it", planned.id);
     Ok(Done::said(message).with("schedule", planned.id).with("at", at.to_string()))
 }
@@ -350,7 +372,7 @@ async fn carry_out(
     // By whom they are ended: those that are ending already are not ended by this.
     let ending: HashSet<SessionId> =
         sessions.iter().filter(|session| !session.alive()).map(|session| session.id).collect();
-    hold_off(call, &sessions).await?;
+    hold_off(call, &sessions, withheld.is_empty()).await?;
     // Credentials first: all of them are dead before the first connection closes.
     let taken = take_away(call, level, targets, &text).await;
     let revoked = match taken {
@@ -529,8 +551,9 @@ async fn ways_back(call: &Call, session: &Session) -> Option<Vec<WayBack>> {
     Some(client.ways_back(&account, &check))
 }
 
-/// Keeps whoever is ended from coming back too soon.
-async fn hold_off(call: &Call, sessions: &[Arc<Session>]) -> Result<(), CommandError> {
+/// Keeps whoever is ended from coming back too soon: their clients, or, if `whole` and it was named, the
+/// account. Who may not end all of it may not keep all of it out either.
+async fn hold_off(call: &Call, sessions: &[Arc<Session>], whole: bool) -> Result<(), CommandError> {
     let Some(span) = call.value::<Span>("hold-off").and_then(Span::get) else { return Ok(()) };
     let until = call.server.clock.now().plus_seconds(span);
     let bare: BTreeSet<Jid> =
@@ -538,7 +561,7 @@ async fn hold_off(call: &Call, sessions: &[Arc<Session>]) -> Result<(), CommandE
     let mut held = BTreeSet::new();
     for me in sessions.iter().filter_map(|session| session.identity()) {
         let client = me.client();
-        if bare.contains(&me.jid) {
+        if whole && bare.contains(&me.jid) {
             if held.insert((me.account, None)) {
                 call.server.hold_account(&me.jid, Some(until)).await?;
             }

@@ -6,6 +6,7 @@ use wire::Jid;
 
 use super::{
     Arg, Call, Command, CommandError, Done, Scope, Shape,
+    caller::lacks,
     end::{REASON, one},
     select::{Selected, may_touch, select, selectors, withhold},
     session::{account_of, plural},
@@ -69,6 +70,16 @@ async fn freeze(call: Call, frozen: bool) -> Result<Done, CommandError> {
         clients.insert((client.account, client.sid));
     }
     let now = call.server.clock.now();
+    if !frozen && let Some(me) = call.confined() {
+        // What somebody else has locked is not the owner's to open.
+        for (account, sid) in &clients {
+            let client = call.server.client(*account, *sid).await?;
+            let by = client.and_then(|client| client.frozen).map(|mark| mark.by);
+            if by.is_some_and(|by| by != me.jid().as_str()) {
+                return Err(lacks(&call.server, me, Right::Block));
+            }
+        }
+    }
     for (account, sid) in &clients {
         let text = call.text("reason").map(str::to_owned);
         let mark = Tombstone::new(now, Over::Frozen, &call.actor(Some(*account)), text);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::Value;
 
 use super::{Arg, Call, Command, CommandError, Done, Form, Running, Scope, Shape, ValueKind, row};
-use crate::{pace::Order, rights::Right};
+use crate::{pace::Order, rights::Right, schedule::Planned};
 
 const JOB: Arg =
     Arg { name: "job", about: "The job's number", form: Form::Required, kind: ValueKind::Number };
@@ -47,11 +47,11 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "schedule list",
         about: "List what is to run later",
-        details: "",
+        details: "Accounts without the right see what they have planned themselves.",
         args: &[],
         mutates: false,
         right: Right::Status,
-        scope: Scope::Others,
+        scope: Scope::Own,
         fresh: false,
         shape: Shape::List(&["id", "at", "what", "args", "by", "since"]),
         run: |call| Box::pin(planned(call)),
@@ -68,7 +68,7 @@ pub const COMMANDS: &[Command] = &[
         }],
         mutates: true,
         right: Right::Server,
-        scope: Scope::Others,
+        scope: Scope::Own,
         fresh: false,
         shape: Shape::Outcome(&[]),
         run: |call| Box::pin(cancel(call)),
@@ -118,8 +118,14 @@ fn tell(call: Call, order: Order) -> Running {
     })
 }
 
+/// Whether it is the caller's to know of.
+fn is_seen(call: &Call, plan: &Planned) -> bool {
+    call.may_see(plan.account.as_ref().map(|(id, _)| *id))
+}
+
 async fn planned(call: Call) -> Result<Done, CommandError> {
-    let planned = call.server.planned().await?;
+    let mut planned = call.server.planned().await?;
+    planned.retain(|plan| is_seen(&call, plan));
     for plan in &planned {
         call.row(row! {
             "id": plan.id,
@@ -136,7 +142,9 @@ async fn planned(call: Call) -> Result<Done, CommandError> {
 
 async fn cancel(call: Call) -> Result<Done, CommandError> {
     let id = call.value::<u64>("id").unwrap_or_default();
-    Ok(match call.server.unplan(id).await? {
+    let planned = call.server.planned().await?;
+    let there = planned.iter().any(|plan| plan.id == id && is_seen(&call, plan));
+    Ok(match there && call.server.unplan(id).await? {
         true => Done::said(format!("struck out {id}")),
         false => Done::nothing(format!("nothing is planned under {id}")),
     })

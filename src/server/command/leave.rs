@@ -146,7 +146,7 @@ async fn later(call: Call, jid: &Jid) -> Result<Done, CommandError> {
     let planner = if own { Caller::local(call.caller.name()) } else { call.caller.clone() };
     let at = server.clock.now().plus_seconds(grace);
     let args = row! { "jid": jid.as_str(), "due": json!(true) };
-    let planned = server.plan(at, "user delete", args, &planner).await?;
+    let planned = server.plan(at, "user delete", args, &planner, false).await?;
     let actor = call.actor(Some(account.id));
     let ended = match server.delete_later(jid, (at, planned.id), actor).await {
         Ok(ended) => ended,

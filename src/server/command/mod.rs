@@ -263,6 +263,9 @@ pub struct CommandError {
     /// Whether it may after a login with the password.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub login: bool,
+    /// The scope that the caller's token lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// It may be done in so many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<u64>,
@@ -282,7 +285,7 @@ impl CommandError {
     pub fn failed(message: impl Into<String>) -> Self {
         let (message, hint) = (message.into(), String::new());
         let (usage, forbidden, login, internal) = (false, false, false, false);
-        Self { usage, forbidden, login, retry: None, internal, message, hint }
+        Self { usage, forbidden, login, scope: None, retry: None, internal, message, hint }
     }
 
     /// It was called wrongly.

@@ -248,7 +248,7 @@ async fn not_now(call: &Call, what: &str) -> Result<Option<Done>, CommandError> 
     let mut args = call.args.clone();
     args.remove("in");
     args.insert("started".into(), started.to_string().into());
-    let planned = call.server.plan(at, what, args, &call.caller).await?;
+    let planned = call.server.plan(at, what, args, &call.caller, false).await?;
     let message = format!(
         "planned as {} for {at}; `usher schedule list` shows it, `usher schedule cancel {}` strikes \
          it out",

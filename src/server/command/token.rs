@@ -261,6 +261,13 @@ async fn mint(call: Call) -> Result<Done, CommandError> {
         }
     };
     let bound_to = call.network("bind-to").map(|network| network.trunc());
+    if let Some(handle) = parent.handle()
+        && let Some(client) = call.server.client_with(handle).await?
+        && client.account == account.id
+    {
+        // What hangs on an older client counts as that.
+        call.may_end_client(account.id, client.sid).await?;
+    }
     if parent != Parent::New && (class != Class::Policy || bound_to.is_some()) {
         return Err(CommandError::usage("`--class` and `--bind-to` are for a new client")
             .hint("`usher client set` changes one that is there"));
@@ -325,6 +332,7 @@ async fn rotate(call: Call) -> Result<Done, CommandError> {
     let gone = || CommandError::failed(format!("there is no account `{}`", old.client.jid));
     let account = owner.ok_or_else(gone)?;
     may_hold(&call, &account, old.token.role.min(old.grant.role), old.token.scopes)?;
+    call.may_end_client(account.id, old.client.sid).await?;
     let by = call.caller.name();
     let (found, token) = call.server.rotate_token(&account, old.token.id, &by).await?;
     shown(&call, &account, &found, &token).await

@@ -567,7 +567,9 @@ pub struct Clients {
     /// An unconfirmed client counts as confirmed after this long. `off`: never by itself.
     pub confirm_after: Span,
     /// A client younger than this may not end older ones of its account, nor block them or revoke
-    /// their tokens, so that a thief cannot throw the owner out. `off`: at once.
+    /// their tokens, so that a thief cannot throw the owner out. Who has shown the password lately may
+    /// change it all the same: a thief who knows it is not kept out by this, nor is an owner whose
+    /// older devices are gone. `off`: at once.
     pub fresh: Span,
     /// What comes of it when an owner revokes a client that knows the password (XEP-0494), with which
     /// it would come back. Commands do as they are told.

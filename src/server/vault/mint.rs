@@ -59,6 +59,17 @@ pub enum Parent {
     Grant(GrantId),
 }
 
+impl Parent {
+    /// What it is found by, if it is there already.
+    pub(crate) fn handle(self) -> Option<Handle> {
+        match self {
+            Self::New => None,
+            Self::Client(id) => Some(Handle::Client(id)),
+            Self::Grant(id) => Some(Handle::Grant(id)),
+        }
+    }
+}
+
 impl Mint {
     /// A token that logs in, without bounds, for a client of its own.
     #[must_use]
