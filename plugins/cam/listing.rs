@@ -31,7 +31,7 @@ fn client(xml: &mut Xml, row: &Row, dialect: Dialect) {
     let (connected, seen) = (is(row, "connected"), text(row, "seen"));
     xml.open("client").attr("connected", if connected { "true" } else { "false" });
     xml.attr("id", text(row, "id").unwrap_or_default());
-    xml.attr("type", if connected || seen.is_some() { "session" } else { "access" });
+    xml.attr("type", if connected { "session" } else { text(row, "type").unwrap_or("access") });
     for (name, at) in [("first-seen", text(row, "created")), ("last-seen", seen)] {
         if let Some(at) = at {
             xml.leaf(name, at);
@@ -107,7 +107,7 @@ mod tests {
             "id": "c1", "jid": "a@b", "state": "good", "created": "T1", "seen": "T2",
             "connected": true, "password": true, "ways_back": ["password", "token", "fast"],
             "access": "unrestricted", "unconfirmed": false, "software": "S & T",
-            "device": "D", "label": null,
+            "device": "D", "label": null, "type": "session",
         });
         for (name, value) in changes.as_object().unwrap() {
             row[name] = value.clone();
@@ -131,7 +131,7 @@ mod tests {
              <user-agent><software>S &amp; T</software><device>D</device></user-agent>\
              </client></clients>"
         );
-        let changes = json!({ "seen": null, "connected": false, "password": false,
+        let changes = json!({ "seen": null, "type": "access", "connected": false, "password": false,
             "ways_back": ["password", "token"], "software": null, "label": "mine" });
         assert_eq!(
             shown(changes, EARLIER),

@@ -28,6 +28,8 @@ use crate::{
     vault::{Found, Mint, MintError, Parent, TokenRecord, WEB},
 };
 
+/// What the ids of browsers begin with, where those of other clients are.
+pub(crate) const BROWSER: &str = "web:";
 /// Tokens of a client's browsers that are kept, those that are over included.
 const KEPT: usize = 8;
 
@@ -93,7 +95,7 @@ impl Server {
         let standing = standing.ok_or(SaslFailure::NotAuthorized)?;
         self.admissible(session, &jid, &standing, mechanism).await?;
         let agent = Agent {
-            id: Some(format!("web:{}", browser.id)),
+            id: Some(format!("{BROWSER}{}", browser.id)),
             software: browser.software.clone(),
             device: None,
         };

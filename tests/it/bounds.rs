@@ -221,6 +221,29 @@ async fn revoking_an_old_token_spares_the_one_that_took_its_place_and_works_for_
 }
 
 #[tokio::test]
+async fn a_client_that_has_only_sent_requests_is_shown_as_access() {
+    let world = World::start(|_| {}).await;
+    let me = add(&world, "me", Role::User).await;
+    let token = api_token(&world.server, &me, &[Right::List]).await;
+    let face = Face::of(&world.server);
+    assert_eq!(face.get(&token, "whoami").await.status, 200);
+    let session = visit(&world.server, ME, "a").await;
+    let caller = world.server.caller_of(&session).await.expect("is there");
+    let types = async || {
+        let (rows, _) = run(&world.server, &caller, "client list", json!({ "jid": ME })).await;
+        let seen = rows.iter().all(|row| !row["seen"].is_null());
+        let mut types: Vec<_> = rows.iter().map(|row| row["type"].clone()).collect();
+        types.sort_by_key(|kind| kind.to_string());
+        seen.then_some(types)
+    };
+    let mut found = None;
+    while found.is_none() {
+        found = types().await;
+    }
+    assert_eq!(found, Some(vec![json!("access"), json!("session")]));
+}
+
+#[tokio::test]
 async fn an_empty_preview_holds_whoever_goes_on_to_it() {
     let world = World::start(|_| {}).await;
     add(&world, "me", Role::User).await;

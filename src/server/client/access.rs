@@ -7,6 +7,8 @@ use wire::Mechanism;
 use super::{Check, Client, Key};
 use crate::{
     account::{Account, Role},
+    browser::BROWSER,
+    fast::FAST,
     vault::{LOGIN, TokenRecord},
 };
 
@@ -33,6 +35,20 @@ pub struct Circumstances {
 }
 
 impl Client {
+    /// Whether it has come for more than requests over HTTP: if not, it is only access to the account.
+    #[must_use]
+    pub fn has_chatted(&self) -> bool {
+        let requests = match &self.key {
+            Key::Agent(id) => id.starts_with(BROWSER),
+            Key::Grant(_) => {
+                let mut tokens = self.grants.iter().flat_map(|grant| &grant.tokens);
+                !tokens.any(|token| matches!(&*token.purpose, LOGIN | FAST))
+            }
+            Key::Resource(_) => false,
+        };
+        self.seen.is_some() && !requests
+    }
+
     /// Whether it has shown the password that the account has now.
     #[must_use]
     pub fn knows_password(&self, account: &Account) -> bool {

@@ -354,6 +354,7 @@ fn client_row(
         "tokens": client.good_tokens(owner, check),
         "ways_back": client.ways_back(owner, check),
         "password": client.knows_password(owner),
+        "type": if client.has_chatted() { "session" } else { "access" },
         "access": client.access(owner, check, &circumstances),
         "over": tombstone(client.over.as_ref()),
         "current": call.own_client(client.account) == Some(client.sid),
