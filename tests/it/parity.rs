@@ -7,6 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use admin::{
+    client::{CallError, Client, Heard},
+    socket::Socket,
+};
 use serde_json::{Value, json};
 use server::{
     Server, Session,
@@ -30,12 +34,14 @@ enum Door {
     AdHoc,
     /// A request that bears a token.
     Http,
+    /// The admin socket, by which the command line and the console come, as the account.
+    Socket,
     /// The table itself.
     Table,
 }
 
 /// All but the table itself, which they are compared with.
-const DOORS: &[Door] = &[Door::AdHoc, Door::Http];
+const DOORS: &[Door] = &[Door::AdHoc, Door::Http, Door::Socket];
 
 /// A row: texts by name. What is not there, and what is null, has no text.
 type Row = BTreeMap<String, Vec<String>>;
@@ -87,6 +93,7 @@ async fn run(
         }
         Door::AdHoc => adhoc(&mut caller.client, command, args).await,
         Door::Http => http(server, &caller.token, command, args).await,
+        Door::Socket => socket(server, command, args).await,
     }
 }
 
@@ -235,6 +242,35 @@ fn text(tree: &Tree) -> String {
     texts.collect()
 }
 
+// --- the admin socket ---------------------------------------------------------------------------
+
+async fn socket(server: &Arc<Server>, command: &Command, args: &Value) -> (Vec<Row>, Outcome) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("admin.sock");
+    let socket = Socket::bind(&path).expect("is bound");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async { drop(stopped.await) };
+    let serving = tokio::spawn(socket.serve(server.clone(), stopped));
+    let client = Client::connect(&path).await.expect("is let in");
+    let mut client = client.acting_as(Some("me@localhost".into()));
+    let mut rows = Vec::new();
+    let hear = |heard| {
+        if let Heard::Row(row) = heard {
+            rows.push(texts(&Value::Object(row), shown(command)));
+        }
+        Ok(())
+    };
+    let args = args.as_object().expect("arguments");
+    let outcome = match client.call(command.name, args, hear).await {
+        Ok(done) => Ok(done),
+        Err(CallError::Command(error)) => Err(error),
+        Err(CallError::Passing(error)) => panic!("{error}"),
+    };
+    drop((client, stop));
+    serving.await.expect("does not panic");
+    (rows, of(outcome))
+}
+
 // --- HTTP --------------------------------------------------------------------------------------
 
 async fn http(
@@ -311,11 +347,11 @@ fn told(
     (rows, outcome)
 }
 
-/// What is not the same by a token as from a session: what the caller is, what is done to the very
+/// What is not the same from no session as from one: what the caller is, what is done to the very
 /// session that asks.
 fn differs(door: Door, command: &Command, own: bool) -> bool {
     let own = own && matches!(command.name, "user delete" | "user password");
-    door == Door::Http && (command.name == "whoami" || own)
+    matches!(door, Door::Http | Door::Socket) && (command.name == "whoami" || own)
 }
 
 // --- what is compared --------------------------------------------------------------------------
@@ -427,7 +463,9 @@ async fn every_command_gives_the_same_through_every_door_and_leaves_the_same_in_
                         .map(|entry| {
                             let args = scrubbed(&Value::Object(entry.args.clone()).to_string());
                             let outcome = scrubbed(&entry.outcome);
-                            (entry.who.clone(), entry.what.clone(), args, entry.ok, outcome)
+                            // Who acts as somebody is named with them.
+                            let who = entry.who.split(" as ").last().unwrap_or_default();
+                            (who.to_owned(), entry.what.clone(), args, entry.ok, outcome)
                         })
                         .collect();
                     seen.push((door, given, entries));
