@@ -30,7 +30,7 @@ use crate::{
 
 /// What the ids of browsers begin with, where those of other clients are.
 pub(crate) const BROWSER: &str = "web:";
-/// Tokens of a client's browsers that are kept, those that are over included.
+/// Tokens of a client's browsers that are good at once, and that are kept once they are over.
 const KEPT: usize = 8;
 
 /// What a browser says that it is.
@@ -127,6 +127,9 @@ impl Server {
             return Err(SaslFailure::TemporaryAuthFailure.into());
         }
         self.throttle.succeeded(&jid, session.address());
+        if let Some(shown) = &standing.found {
+            self.note_use(shown, Some((session.address(), mechanism)));
+        }
         self.metrics.logged_in(mechanism);
         self.note_visitor(&identity, session.address(), found.token.id);
         tracing::info!(
@@ -191,14 +194,22 @@ impl Server {
             for grant in client.grants.iter_mut().filter(|grant| anew && is_web(&grant.tokens)) {
                 grant.end(&over);
             }
+            // Of many that came with one token, the oldest is logged out, and told so.
+            let tokens = client.grants.iter_mut().flat_map(|grant| &mut grant.tokens);
+            let mut here: Vec<_> =
+                tokens.filter(|token| token.purpose == WEB && !is_past(token, now)).collect();
+            here.sort_by_key(|token| token.created);
+            let surplus = (here.len() + 1).saturating_sub(KEPT);
+            for oldest in here.into_iter().take(surplus) {
+                oldest.over = Some(over.clone());
+            }
             let tokens = client.grants.iter().flat_map(|grant| &grant.tokens);
-            let web = tokens.filter(|token| token.purpose == WEB);
-            let mut web: Vec<_> = web.map(|token| (token.created, token.id)).collect();
-            web.sort_unstable();
-            let gone = web.len().saturating_sub(KEPT);
-            web.truncate(gone);
+            let over = tokens.filter(|token| token.purpose == WEB && is_past(token, now));
+            let mut past: Vec<_> = over.map(|token| (token.created, token.id)).collect();
+            past.sort_unstable();
+            past.truncate(past.len().saturating_sub(KEPT));
             for grant in &mut client.grants {
-                grant.tokens.retain(|token| !web.iter().any(|(_, id)| *id == token.id));
+                grant.tokens.retain(|token| !past.iter().any(|(_, id)| *id == token.id));
             }
             client.grants.retain(|grant| !grant.tokens.is_empty());
             true
@@ -266,6 +277,10 @@ pub enum FormOf<'a> {
     Token(TokenId),
     /// A browser that is not logged in.
     Browser(&'a str),
+}
+
+fn is_past(token: &TokenRecord, now: Millis) -> bool {
+    token.over.is_some() || token.expires.is_some_and(|expires| expires <= now)
 }
 
 fn is_web(tokens: &[TokenRecord]) -> bool {

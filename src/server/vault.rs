@@ -212,6 +212,11 @@ impl Client {
         let Some((used, token)) = self.token_mut(id) else { return false };
         *used = (*used).max(Some(now));
         token.used = token.used.max(Some(now));
+        // What keeps a browser's token in use keeps the one that it came of.
+        let parent = token.parent;
+        if let Some((_, parent)) = parent.and_then(|id| self.token_mut(id)) {
+            parent.used = parent.used.max(Some(now));
+        }
         if first {
             let by = Tombstone::by_rule(now, Over::Superseded);
             for older in self.grants.iter_mut().flat_map(|grant| &mut grant.tokens) {
@@ -274,6 +279,13 @@ impl Client {
             return Some(over.why);
         }
         if let Some(over) = self.grant_over(grant, account, check) {
+            return Some(over);
+        }
+        let parent = token.parent.filter(|id| *id != token.id).and_then(|id| self.token(id));
+        // It goes with the one that it came of.
+        if let Some((grant, parent)) = parent
+            && let Some(over) = self.token_over(grant, parent, account, check)
+        {
             return Some(over);
         }
         let idle = |span| token.used.unwrap_or(token.created).plus_seconds(span) <= check.now;

@@ -630,7 +630,7 @@ async fn what_is_anothers_is_out_of_reach() {
         assert_eq!(page.status, StatusCode::CONFLICT);
         page.hides("127.0.0.1");
     }
-    for path in ["/devices/end", "/devices/label", "/devices/confirm", "/devices/unblock"] {
+    for path in ["/devices/end", "/devices/label", "/devices/confirm"] {
         browser.post(path, &[("client", &bobs), ("label", "mine"), ("how", "revoke")]).await;
     }
     for act in ["client-revoke", "client-block", "session-end", "user-disable", "policy-set"] {

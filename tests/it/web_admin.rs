@@ -121,6 +121,31 @@ async fn lj_28_b_05_iv_08_an_end_is_shown_before_it_is_done_and_done_only_so() {
 }
 
 #[tokio::test]
+async fn what_ends_with_the_sessions_is_shown_and_takes_the_password_on_the_page() {
+    let world = World::start(|_| {}).await;
+    let mut browser = logged_in(&world, "boss", Role::Admin).await;
+    world.account("alice").await;
+    let _phone = world.bound("alice", "phone").await;
+    world.clock.advance(301_000);
+    let path = "/admin/act/session-end";
+    let fields = [("selector", "alice@localhost"), ("level", "disable")];
+    let asked = browser.post(path, &fields).await;
+    asked.shows("1 session would end").shows("ACCOUNTS are disabled");
+    asked.shows("Your password, once more");
+    let words = [("reason", "so"), ("password", "wrong")];
+    let refused = confirm(&mut browser, &asked, path, &words).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let words = [("reason", "so"), ("password", crate::world::PASSWORD)];
+    let done = confirm(&mut browser, &asked, path, &words).await;
+    assert_eq!(done.status, StatusCode::OK, "{done:?}");
+    // What it would be about later cannot be shown.
+    for query in ["in=1h", "at=2030-01-01T00:00:00Z", "dry-run=true"] {
+        let page = browser.get(&format!("{path}?all=true&{query}")).await;
+        assert_eq!(page.status, StatusCode::BAD_REQUEST, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn sessions_are_frozen_and_the_password_is_asked_for_when_it_was_shown_long_ago() {
     let world = World::start(|_| {}).await;
     let mut browser = logged_in(&world, "boss", Role::Admin).await;

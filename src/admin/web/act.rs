@@ -47,6 +47,12 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/admin/act/{name}", get(show).post(act))
 }
 
+/// Arguments of `session end` that the page shows by their effect.
+const SHOWN: &[&str] = &["id", "if-hash", "level", "reason", "selector"];
+
+/// Arguments that make another thing of an act than what is shown.
+const NOT_HERE: &[&str] = &["at", "dry-run", "in"];
+
 /// An act, with what it is to be done to.
 struct Act {
     command: &'static Command,
@@ -68,6 +74,11 @@ impl Act {
             !value.trim().is_empty() && !OWN.contains(&name.as_str()) && !other(name)
         };
         let pairs: Vec<_> = fields.0.iter().filter(said).cloned().collect();
+        // Whoever is there later is not whom the page can show.
+        if let Some((name, _)) = pairs.iter().find(|(name, _)| NOT_HERE.contains(&name.as_str())) {
+            let error = CommandError::usage(format!("`{name}` is not for this page"));
+            return Err(Some(error.hint("plan it at the command line")));
+        }
         let args = params::from_query(command, pairs.clone())?;
         let back = local(fields.text("back")).to_owned();
         Ok(Self { command, button, args, pairs, back })
@@ -80,7 +91,9 @@ impl Act {
     /// Whether it takes a recent password.
     fn fresh(&self) -> bool {
         let level = self.args.get("level").and_then(Value::as_str);
-        self.command.fresh || matches!(level, Some("revoke" | "block" | "disable"))
+        self.command.fresh
+            || matches!(level, Some("revoke" | "block" | "disable"))
+            || self.args.contains_key("hold-off")
     }
 
     /// The page that asks.
@@ -127,8 +140,23 @@ impl Act {
         }
         let count = done.fields.get("would_end").and_then(Value::as_u64).unwrap_or_default();
         let (these, s) = if count == 1 { ("this", "") } else { ("these", "s") };
+        let with = match self.args.get("level").and_then(Value::as_str) {
+            Some("revoke") => {
+                ", and their clients lose all that lets them in, those that are away too"
+            }
+            Some("block") => {
+                ", and their clients, those that are away too, are refused whatever they prove"
+            }
+            Some("disable") => ", and their ACCOUNTS are disabled",
+            _ => "",
+        };
+        let more = self.args.iter().filter(|(name, _)| !SHOWN.contains(&name.as_str()));
+        let more: Vec<_> = more.map(|(name, value)| format!("{name} {}", shown(value))).collect();
+        let more =
+            if more.is_empty() { String::new() } else { format!(" With: {}.", more.join(", ")) };
         page.lead = format!(
-            "{count} session{s} would end. Only {these} will, or none if another has come meanwhile."
+            "{count} session{s} would end{with}. Only {these} will, or none if another has come \
+             meanwhile.{more}"
         );
         if let Some(hash) = done.fields.get("hash").and_then(Value::as_str) {
             page.hidden.push(("if-hash".into(), hash.into()));
@@ -223,7 +251,14 @@ async fn act(
             let frame = Frame::of(&api, &visitor, act.button, "");
             Ok(Outcome::of(frame, &done, table, &act.back))
         }
-        Err(error) => Ok(again(error.clone().into(), &visitor, status_of(&error))),
+        // With the list as it is now: what was shown before may be why it could not be done.
+        Err(error) => Ok(match act.preview(&api, &visitor).await {
+            Ok(mut page) => {
+                page.failure = Some(error.clone().into());
+                super::page::render(status_of(&error), &page)
+            }
+            Err(_) => again(error.clone().into(), &visitor, status_of(&error)),
+        }),
     }
 }
 

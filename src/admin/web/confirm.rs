@@ -109,8 +109,8 @@ pub(super) async fn prove(
     match api.server.prove_again(peer.address, me, password).await {
         Ok(()) => Ok(None),
         Err(denied) => match (denied.failure, denied.text) {
-            (wire::SaslFailure::TemporaryAuthFailure, _) => {
-                Err(Refusal::throttled().into_response())
+            (wire::SaslFailure::TemporaryAuthFailure, None) => {
+                Err(Refusal::unavailable().into_response())
             }
             (_, text) => Ok(Some(Failure::new(
                 text.unwrap_or_else(|| "This is not the password".into()),

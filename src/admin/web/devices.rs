@@ -36,7 +36,6 @@ pub(super) fn routes() -> Router<Api> {
         .route("/devices/end", get(ask_end).post(end))
         .route("/devices/label", post(label))
         .route("/devices/confirm", post(vouch))
-        .route("/devices/unblock", post(unblock))
         .route("/events", get(feed))
 }
 
@@ -390,10 +389,6 @@ async fn label(State(api): State<Api>, posted: Posted) -> Result<Response, Respo
 
 async fn vouch(State(api): State<Api>, posted: Posted) -> Result<Response, Response> {
     simply(&api, &posted, "client confirm", &["client"]).await
-}
-
-async fn unblock(State(api): State<Api>, posted: Posted) -> Result<Response, Response> {
-    simply(&api, &posted, "client unblock", &["client"]).await
 }
 
 /// Changes of the own sessions as they happen.

@@ -59,19 +59,22 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let api = Api::from_ref(state);
         let peer = peer(parts).await?;
-        let Some(text) = token(&parts.headers, peer) else { return Err(login_first(&parts.uri)) };
+        // Nobody comes back to a form that was sent.
+        let shown = parts.method == http::Method::GET;
+        let uri = if shown { parts.uri.clone() } else { http::Uri::from_static("/") };
+        let Some(text) = token(&parts.headers, peer) else { return Err(login_first(&uri)) };
         match visit(&api, peer, &text).await {
             Ok(visitor) => Ok(visitor),
             Err(NotBorne::Throttled) => Err(Refusal::throttled().into_response()),
             Err(NotBorne::Unavailable) => Err(Refusal::unavailable().into_response()),
             // Shown again and again, it would count as a failed login each time.
             Err(NotBorne::Unknown | NotBorne::Purpose(_)) => {
-                let mut response = login_first(&parts.uri);
+                let mut response = login_first(&uri);
                 set_token(&mut response, peer, "");
                 Err(response)
             }
             // The page to log in at says why.
-            Err(NotBorne::Over(_) | NotBorne::Refused(_)) => Err(login_first(&parts.uri)),
+            Err(NotBorne::Over(_) | NotBorne::Refused(_)) => Err(login_first(&uri)),
         }
     }
 }

@@ -91,7 +91,8 @@ async fn end(call: Call) -> Result<Done, CommandError> {
     let level = level.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
     let level = level.unwrap_or(Level::End);
     let holds = call.text("hold-off").is_some();
-    if level >= Level::Revoke || holds {
+    // To look what would end changes nothing.
+    if (level >= Level::Revoke || holds) && !call.flag("dry-run") {
         call.fresh()?;
     }
     if holds && call.confined().is_none() {

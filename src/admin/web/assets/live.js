@@ -44,8 +44,10 @@ async function again() {
   await new Promise((done) => setTimeout(done, Math.max(0, last + PAUSE - Date.now())));
   wanted = false;
   try {
-    const response = await fetch(location.href, { credentials: "same-origin", headers: { accept: "text/html" } });
-    if (response.redirected) { location.reload(); return; }
+    const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual",
+      headers: { accept: "text/html" } });
+    // To the page to log in at, which says why: once.
+    if (response.type === "opaqueredirect") { location.reload(); return; }
     if (response.ok) put(new DOMParser().parseFromString(await response.text(), "text/html"));
   } catch { /* The connection is gone; the next change tries again. */ }
   last = Date.now();
@@ -106,6 +108,17 @@ function count() {
   if (news.length > 0) tell(news.join(" "));
 }
 
+// A page that nobody looks at holds no connection: a browser has only a few.
+function follow(feed) {
+  let source = listen(feed);
+  document.addEventListener("visibilitychange", () => {
+    source.close();
+    if (document.hidden) return;
+    source = listen(feed);
+    again();
+  });
+}
+
 function listen(feed) {
   const source = new EventSource(feed);
   const marks = document.querySelector("#chosen") !== null;
@@ -122,11 +135,12 @@ function listen(feed) {
     source.addEventListener(end, () => { source.close(); again(); });
   }
   source.addEventListener("open", () => { document.body.dataset.listens = "yes"; });
+  return source;
 }
 
 times(document);
 setInterval(() => times(document), 30000);
-if (document.body.dataset.feed) listen(document.body.dataset.feed);
+if (document.body.dataset.feed) follow(document.body.dataset.feed);
 for (const part of document.querySelectorAll("[data-every]")) {
   setInterval(again, Number(part.dataset.every) * 1000);
 }
