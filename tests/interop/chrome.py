@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from xmppjs import MODULES, runtime
+from xmppjs import MODULES, ended, runtime
 
 SCRIPT = Path(__file__).parent / "node" / "browser.mjs"
 # Above every wait of the script.
@@ -45,13 +45,7 @@ class Chrome:
         )
 
     async def stop(self):
-        self._process.stdin.close()
-        try:
-            async with asyncio.timeout(WAIT):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await ended(self._process, WAIT)
 
     async def ask(self, verb, **options):
         serial = next(self._numbers)

@@ -35,6 +35,17 @@ def runtime():
     return MODULES / "node_modules" / ".bin" / "node"
 
 
+async def ended(process, wait):
+    """Lets a process end that ends with its input; not for ever."""
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(wait):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
 class XmppJsClient(Client):
     """See the module. `reconnect=True` leaves the library's own reconnection on.
 
@@ -125,13 +136,7 @@ class XmppJsClient(Client):
         """Ends the Node process, if there is one."""
         if self._process is None:
             return
-        self._process.stdin.close()
-        try:
-            async with asyncio.timeout(WAIT):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await ended(self._process, WAIT)
         await self._reader
         self._process = None
 

@@ -13,7 +13,6 @@ use server::{
     bearer::Peer,
     change::Standing,
     client::Client,
-    command::{self, Caller, Reply},
     config::Span,
     history::Query,
     rights::Right,
@@ -179,20 +178,7 @@ impl Browser {
 
 /// The rows of a command, done at the admin socket.
 pub async fn rows(world: &World, name: &str, args: Value) -> Vec<Value> {
-    let (sender, mut replies) = tokio::sync::mpsc::channel(64);
-    let args = args.as_object().expect("arguments").clone();
-    let caller = Caller::local("test");
-    let name = command::find(name).expect("a command").name;
-    tokio::spawn(command::run(world.server.clone(), caller, name, args, sender));
-    let mut rows = Vec::new();
-    while let Some(reply) = replies.recv().await {
-        match reply {
-            Reply::Row(row) => rows.push(Value::Object(row)),
-            Reply::Failed(error) => panic!("{name}: {error}"),
-            _ => {}
-        }
-    }
-    rows
+    crate::history::rows(&world.server, name, args).await
 }
 
 async fn clients(world: &World, jid: &str) -> Vec<Client> {
