@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 use server::{
-    command::{self, Collected, CommandError},
+    command::{self, Collected, CommandError, ErrorKind},
     iq::Answer,
     plugin::Iq,
 };
@@ -35,19 +35,18 @@ pub async fn answered(iq: &Iq, answer: Answer, done: Collected) -> Answer {
 /// What the table refuses, as a stanza error: what was wrong, and what to do about it.
 #[must_use]
 pub fn refusal(error: &CommandError) -> StanzaError {
-    let condition = match error {
-        error if error.retry.is_some() => Condition::PolicyViolation,
-        error if error.internal => Condition::InternalServerError,
+    let refused = StanzaError::new(match error.kind() {
+        ErrorKind::Failed => Condition::NotAcceptable,
+        ErrorKind::Forbidden => Condition::Forbidden,
+        ErrorKind::Internal => Condition::InternalServerError,
         // There is no way to do so within a stream that has logged in.
-        error if error.login => Condition::NotAuthorized,
-        error if error.forbidden => Condition::Forbidden,
-        error if error.usage => Condition::BadRequest,
-        _ => Condition::NotAcceptable,
-    };
-    let refused = StanzaError::new(condition);
-    let refused = match error.retry {
-        Some(_) => refused.with_type(ErrorType::Wait),
-        None => refused,
+        ErrorKind::Login => Condition::NotAuthorized,
+        ErrorKind::Throttled => Condition::PolicyViolation,
+        ErrorKind::Usage => Condition::BadRequest,
+    });
+    let refused = match error.kind() {
+        ErrorKind::Throttled => refused.with_type(ErrorType::Wait),
+        _ => refused,
     };
     let CommandError { message, hint, .. } = error;
     refused.with_text(match hint.as_str() {

@@ -265,13 +265,24 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Runs one command, whose closing line is all there is to tell.
-async fn run(asked: &Asked, name: &str, args: Value) -> Result<Report, StanzaError> {
-    let collected = asked.run(name, object(args), ROWS).await;
+/// Runs one command: how it ended, and its rows, which are still to be told.
+async fn call(
+    asked: &Asked,
+    name: &str,
+    args: Value,
+    most: usize,
+) -> Result<(Report, Vec<Map<String, Value>>), StanzaError> {
+    let mut collected = asked.run(name, object(args), most).await;
     let mut report = Report::default();
     report.outcome(&collected)?;
+    let rows = std::mem::take(&mut collected.rows);
     report.told.push(collected);
-    Ok(report)
+    Ok((report, rows))
+}
+
+/// The same for one whose closing line is all there is to tell.
+async fn run(asked: &Asked, name: &str, args: Value) -> Result<Report, StanzaError> {
+    call(asked, name, args, ROWS).await.map(|(report, _)| report)
 }
 
 /// The word to a form that names nobody.
@@ -369,11 +380,9 @@ async fn last_login(asked: Asked, filled: Filled) -> Result<Report, StanzaError>
 }
 
 async fn stats(asked: Asked, filled: Filled) -> Result<Report, StanzaError> {
-    let args = object(json!({ "jid": one(&filled, "accountjid") }));
-    let mut collected = asked.run("user show", args, 1).await;
-    let mut report = Report::default();
-    report.outcome(&collected)?;
-    for row in std::mem::take(&mut collected.rows) {
+    let args = json!({ "jid": one(&filled, "accountjid") });
+    let (mut report, rows) = call(&asked, "user show", args, 1).await?;
+    for row in rows {
         let of = |var: &str, label, name: &str| Told {
             var: var.into(),
             label,
@@ -386,7 +395,6 @@ async fn stats(asked: Asked, filled: Filled) -> Result<Report, StanzaError> {
         ];
         form::tell(&mut report.forms, NAMESPACE, &told);
     }
-    report.told.push(collected);
     Ok(report)
 }
 
@@ -396,16 +404,13 @@ async fn count(
     var: &'static str,
     label: &'static str,
 ) -> Result<Report, StanzaError> {
-    let args = object(json!({ "only": what, "host": asked.host.as_str() }));
-    let mut collected = asked.run("user count", args, 1).await;
-    let mut report = Report::default();
-    report.outcome(&collected)?;
-    for row in std::mem::take(&mut collected.rows) {
+    let args = json!({ "only": what, "host": asked.host.as_str() });
+    let (mut report, rows) = call(&asked, "user count", args, 1).await?;
+    for row in rows {
         let values = texts(row.get(what));
         let told = Told { var: var.into(), label, kind: Kind::TextSingle, values };
         form::tell(&mut report.forms, NAMESPACE, &[told]);
     }
-    report.told.push(collected);
     Ok(report)
 }
 
@@ -418,18 +423,14 @@ async fn names(
 ) -> Result<Report, StanzaError> {
     let most = one(&filled, "max_items").and_then(|most| most.parse().ok()).unwrap_or(MANY);
     let pattern = format!("*@{}", asked.host);
-    let mut args = object(json!({ "pattern": pattern, "limit": most.to_string() }));
+    let mut args = json!({ "pattern": pattern, "limit": most.to_string() });
     if let Some(state) = state {
-        args.insert("state".into(), state.into());
+        args["state"] = state.into();
     }
-    let mut collected = asked.run("user list", args, most).await;
-    let mut report = Report::default();
-    report.outcome(&collected)?;
-    let rows = std::mem::take(&mut collected.rows);
+    let (mut report, rows) = call(&asked, "user list", args, most).await?;
     let values = rows.iter().flat_map(|row| texts(row.get("jid"))).collect();
     let told = Told { var: var.into(), label, kind: Kind::JidMulti, values };
     form::tell(&mut report.forms, NAMESPACE, &[told]);
-    report.told.push(collected);
     Ok(report)
 }
 

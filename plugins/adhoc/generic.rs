@@ -45,20 +45,16 @@ pub fn fields(command: &Command) -> Vec<Field> {
     command.args.iter().map(field).collect()
 }
 
-fn takes_several(arg: &Arg) -> bool {
-    matches!(arg.form, Form::Many | Form::Options)
-}
-
 fn kind(arg: &Arg) -> Kind {
     match arg.kind {
         _ if arg.form == Form::Flag => Kind::Boolean,
         ValueKind::Columns(names) => Kind::ListMulti(names),
-        ValueKind::Choice(words) if takes_several(arg) => Kind::ListMulti(words),
+        ValueKind::Choice(words) if arg.takes_several() => Kind::ListMulti(words),
         ValueKind::Choice(words) => Kind::ListSingle(words),
-        ValueKind::Jid if takes_several(arg) => Kind::JidMulti,
+        ValueKind::Jid if arg.takes_several() => Kind::JidMulti,
         ValueKind::Jid => Kind::JidSingle,
         ValueKind::Secret => Kind::TextPrivate,
-        _ if takes_several(arg) => Kind::TextMulti,
+        _ if arg.takes_several() => Kind::TextMulti,
         _ => Kind::TextSingle,
     }
 }

@@ -1,7 +1,11 @@
 //! What a client says of a command, and how it is refused: the element `<command/>` and the conditions
 //! of XEP-0050 section 4.4.
 
-use server::{command::CommandError, iq::Answer, plugin::Iq};
+use server::{
+    command::{CommandError, ErrorKind},
+    iq::Answer,
+    plugin::Iq,
+};
 use wire::{Condition, ErrorType, StanzaError, Xml};
 
 /// XEP-0050; also the node under which commands are listed.
@@ -72,17 +76,12 @@ impl Refusal {
 
 /// What a client is told of a command that was not let, or was called wrongly.
 pub fn refused(error: &CommandError) -> StanzaError {
-    match error.usage {
-        true => Refusal::BadPayload.because(words(error)),
-        false if error.retry.is_some() => {
-            let refused = StanzaError::new(Condition::PolicyViolation).with_text(words(error));
-            refused.with_type(ErrorType::Wait)
-        }
-        false => {
-            let refused = StanzaError::new(Condition::Forbidden).with_text(words(error));
-            refused.with_type(ErrorType::Cancel)
-        }
-    }
+    let (condition, kind) = match error.kind() {
+        ErrorKind::Usage => return Refusal::BadPayload.because(words(error)),
+        ErrorKind::Throttled => (Condition::PolicyViolation, ErrorType::Wait),
+        _ => (Condition::Forbidden, ErrorType::Cancel),
+    };
+    StanzaError::new(condition).with_text(words(error)).with_type(kind)
 }
 
 /// What went wrong and what to do about it, in a line.

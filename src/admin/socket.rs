@@ -319,8 +319,8 @@ async fn answer(
 }
 
 /// Ready when the server stops.
-async fn stopping(closed: &mut watch::Receiver<bool>) {
-    // An error means that the socket is gone altogether.
+pub(crate) async fn stopping(closed: &mut watch::Receiver<bool>) {
+    // An error means that whoever could say so is gone.
     let _ = closed.wait_for(|closed| *closed).await;
 }
 

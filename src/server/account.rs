@@ -184,6 +184,12 @@ pub enum AccountError {
 }
 
 impl Account {
+    /// Until when nobody may come in, if that is so now.
+    #[must_use]
+    pub fn held(&self, now: Millis) -> Option<Millis> {
+        self.hold.filter(|until| now < *until)
+    }
+
     /// Its keys for one hash; none if the row is damaged.
     #[must_use]
     pub fn keys(&self, hash: Hash) -> Option<ScramKeys> {

@@ -4,13 +4,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use wire::{Mechanism, SaslFailure, Secret, Token};
+use wire::{Mechanism, SaslFailure, Secret, Token, TokenId};
 
 use crate::{
-    Server, Session,
+    Server,
     account::Account,
     audit::{Entry, Subject},
-    client::Check,
+    client::{Check, Client},
     command::{Caller, row},
     end::Actor,
     store::StoreError,
@@ -24,6 +24,14 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether nobody on the way can read it.
     pub encrypted: bool,
+}
+
+impl Peer {
+    /// Whether nobody else can read what is exchanged: secrets may be.
+    #[must_use]
+    pub fn is_private(self) -> bool {
+        self.encrypted || self.address.ip().to_canonical().is_loopback()
+    }
 }
 
 /// Why a bearer is turned away. Only those who have shown the right secret are told more than
@@ -112,7 +120,7 @@ impl Server {
         if purpose != wanted {
             return Err(NotBorne::Purpose(purpose.clone()));
         }
-        if account.hold.is_some_and(|until| self.clock.now() < until) {
+        if account.held(self.clock.now()).is_some() {
             return Err(NotBorne::Refused("the account may not come yet".into()));
         }
         if found.client.frozen.is_some() {
@@ -128,9 +136,7 @@ impl Server {
             NotBorne::Unknown => SaslFailure::NotAuthorized,
             _ => return,
         };
-        // A login's notes are taken of a session; this one is in no list.
-        let session = Session::new(self.session_ids.draw(), peer, self.clock.now());
-        session.set_attempt(Some(Mechanism::OauthBearer), false);
+        let session = self.attempt(peer, Some(Mechanism::OauthBearer));
         self.login_refused(&session, Some(&token.owner), failure);
     }
 
@@ -144,16 +150,26 @@ impl Server {
         secret: &Secret,
     ) -> Result<Option<(Found, Arc<Account>)>, StoreError> {
         let Some((found, account)) = self.token_of(secret).await? else { return Ok(None) };
-        let now = self.clock.now();
-        let (policy, epochs) = (self.policy_of(&account), self.epochs_of(&account).await?);
-        let check = Check { policy: &policy, epochs: &epochs, now };
-        let Found { client, grant, token } = &found;
         let opens = !account.disabled
-            && account.hold.is_none_or(|until| until <= now)
-            && client.frozen.is_none()
-            && client.refused(now).is_none()
-            && client.token_over(grant, token, &account, &check).is_none();
+            && account.held(self.clock.now()).is_none()
+            && self.is_good(&account, &found.client, found.token.id).await?;
         Ok(opens.then_some((found, account)))
+    }
+
+    /// Whether a token of a client is good, and the client may come; its account is another question.
+    pub(crate) async fn is_good(
+        &self,
+        account: &Account,
+        client: &Client,
+        token: TokenId,
+    ) -> Result<bool, StoreError> {
+        let (policy, epochs) = (self.policy_of(account), self.epochs_of(account).await?);
+        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
+        Ok(client.refused(check.now).is_none()
+            && client.frozen.is_none()
+            && client.token(token).is_some_and(|(grant, token)| {
+                client.token_over(grant, token, account, &check).is_none()
+            }))
     }
 
     /// Makes a token void in the name of its owner, whoever has it, and whatever its owner may do now;

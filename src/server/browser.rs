@@ -69,8 +69,7 @@ impl Server {
         secret: Secret,
         browser: &Browser,
     ) -> Result<Token, Denied> {
-        // A login's checks and notes are taken of a session; this one is in no list.
-        let session = Session::new(self.session_ids.draw(), peer, self.clock.now());
+        let session = self.attempt(peer, None);
         let come = self.browser_comes(&session, user, secret, browser).await;
         if let Err(denied) = &come {
             self.login_refused(&session, Some(user), denied.failure);
@@ -228,7 +227,7 @@ impl Server {
         who: &Acting,
         password: Secret,
     ) -> Result<(), Denied> {
-        let session = Session::new(self.session_ids.draw(), peer, self.clock.now());
+        let session = self.attempt(peer, None);
         let proved = self.proves(&session, who, password).await;
         if let Err(denied) = &proved {
             self.login_refused(&session, Some(who.jid()), denied.failure);

@@ -415,7 +415,7 @@ impl Server {
         if account.disabled {
             return Err(disabled());
         }
-        if let Some(until) = account.hold.filter(|until| now < *until) {
+        if let Some(until) = account.held(now) {
             return Err(refused(Refused::Held(until)));
         }
         let dormant_by_now = self.is_dormant(account.id, account.created, jid.as_str()).await;

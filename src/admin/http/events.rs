@@ -19,6 +19,7 @@ use server::command::{self, Caller, Command, CommandError, Reply};
 use tokio::{sync::mpsc, time::interval};
 
 use super::Api;
+use crate::socket::stopping;
 
 /// How often something is sent, so that proxies do not close it and dead peers are noticed; and how
 /// often it is looked whether the caller still may.
@@ -71,7 +72,7 @@ async fn pass_on(
                 Err(error) => (named("failed", &error), true),
             },
             () = sender.closed() => return,
-            () = stopped(&mut api) => {
+            () = stopping(&mut api.stop) => {
                 (named("done", &command::Done::said("the server is stopping")), true)
             }
         };
@@ -79,11 +80,6 @@ async fn pass_on(
             return;
         }
     }
-}
-
-async fn stopped(api: &mut Api) {
-    // An error means that whoever could say so is gone.
-    let _ = api.stop.wait_for(|stop| *stop).await;
 }
 
 fn of(row: Map<String, Value>) -> Event {

@@ -39,8 +39,8 @@ use server::{Server, command};
 use tokio::sync::watch;
 
 use self::body::InTime;
-pub(crate) use self::call::perform;
 use self::problem::Problem;
+pub(crate) use self::{call::perform, problem::status_of};
 use crate::web;
 
 /// Where the commands are.

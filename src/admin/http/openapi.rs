@@ -205,10 +205,6 @@ fn form(summary: &str, description: &str, schema: &Value, bearer: bool) -> Value
     json!({ "post": operation })
 }
 
-fn is_many(arg: &Arg) -> bool {
-    matches!(arg.form, Form::Many | Form::Options)
-}
-
 fn parameter(arg: &Arg) -> Value {
     json!({
         "name": arg.name,
@@ -275,5 +271,5 @@ fn value(arg: &Arg) -> Value {
         ValueKind::Token => text(&id('t')),
         ValueKind::Text => json!({ "type": "string" }),
     };
-    if is_many(arg) { json!({ "type": "array", "items": schema }) } else { schema }
+    if arg.takes_several() { json!({ "type": "array", "items": schema }) } else { schema }
 }

@@ -4,7 +4,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use server::command::CommandError;
+use server::command::{CommandError, ErrorKind};
 
 /// The media type.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -56,6 +56,24 @@ kinds! {
     Usage "usage" BAD_REQUEST "The request is wrong";
 }
 
+impl Kind {
+    /// Of a command's refusal or failure.
+    fn of(error: &CommandError) -> Self {
+        match error.kind() {
+            ErrorKind::Failed => Self::Failed,
+            ErrorKind::Forbidden | ErrorKind::Login => Self::Forbidden,
+            ErrorKind::Internal => Self::Internal,
+            ErrorKind::Throttled => Self::Throttled,
+            ErrorKind::Usage => Self::Usage,
+        }
+    }
+}
+
+/// The status of an answer that tells a command's refusal or failure.
+pub(crate) fn status_of(error: &CommandError) -> StatusCode {
+    Kind::of(error).status()
+}
+
 /// An error as it goes out.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
@@ -105,13 +123,7 @@ impl Problem {
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        let kind = match &error {
-            error if error.retry.is_some() => Kind::Throttled,
-            error if error.internal => Kind::Internal,
-            error if error.forbidden => Kind::Forbidden,
-            error if error.usage => Kind::Usage,
-            _ => Kind::Failed,
-        };
+        let kind = Kind::of(&error);
         let challenge = error.scope.map(|scope| {
             format!("Bearer realm=\"usher\", error=\"insufficient_scope\", scope=\"{scope}\"")
         });

@@ -34,7 +34,7 @@ fn named(door: &Door, name: &str) -> Option<Jid> {
 
 /// Refuses what carries a secret where others can read it.
 pub(super) fn private(peer: Peer, what: &str) -> Result<(), Fault> {
-    match peer.encrypted || peer.address.ip().to_canonical().is_loopback() {
+    match peer.is_private() {
         true => Ok(()),
         false => Err(Fault::with(Number::Restricted, format!("{what} only over TLS"))),
     }

@@ -4,7 +4,11 @@
 //! Deliberately absent: numbers about journals and entries, and a text for an unknown number: there is
 //! none that is not in the table.
 
-use server::{bearer::NotBorne, command::CommandError, login::NotProved};
+use server::{
+    bearer::NotBorne,
+    command::{CommandError, ErrorKind},
+    login::NotProved,
+};
 use wire::{Condition, ErrorType};
 
 macro_rules! numbers {
@@ -102,12 +106,12 @@ impl From<Number> for Fault {
 
 impl From<CommandError> for Fault {
     fn from(error: CommandError) -> Self {
-        let number = match &error {
-            error if error.retry.is_some() => Number::Rate,
+        let number = match error.kind() {
+            ErrorKind::Throttled => Number::Rate,
             // What has failed inside is the log's, not the peer's.
-            error if error.internal => return Number::Unavailable.into(),
-            error if error.forbidden => Number::Restricted,
-            _ => Number::Argument,
+            ErrorKind::Internal => return Number::Unavailable.into(),
+            ErrorKind::Forbidden | ErrorKind::Login => Number::Restricted,
+            ErrorKind::Failed | ErrorKind::Usage => Number::Argument,
         };
         Self::with(number, error.message)
     }

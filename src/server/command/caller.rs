@@ -14,7 +14,6 @@ use super::{Command, CommandError, Scope};
 use crate::{
     Server, Session,
     account::{Account, Role},
-    client::Check,
     clock::Millis,
     end::Actor,
     id::{AccountId, SessionId},
@@ -316,15 +315,10 @@ impl Server {
     /// Refuses a token that is over, or whose client is kept out.
     async fn still_good(&self, account: &Account, bearer: Bearer) -> Result<(), CommandError> {
         let client = self.client(account.id, bearer.sid).await?;
-        let (policy, epochs) = (self.policy_of(account), self.epochs_of(account).await?);
-        let check = Check { policy: &policy, epochs: &epochs, now: self.clock.now() };
-        let good = client.is_some_and(|client| {
-            client.refused(check.now).is_none()
-                && client.frozen.is_none()
-                && client.token(bearer.token).is_some_and(|(grant, token)| {
-                    client.token_over(grant, token, account, &check).is_none()
-                })
-        });
+        let good = match client {
+            Some(client) => self.is_good(account, &client, bearer.token).await?,
+            None => false,
+        };
         let over = || CommandError::forbidden(format!("the token `{}` is over", bearer.token));
         good.then_some(()).ok_or_else(over)
     }

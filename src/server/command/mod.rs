@@ -279,7 +279,38 @@ pub struct CommandError {
     pub hint: String,
 }
 
+/// What kind of refusal or failure it is, for faces that have a word of their own for each. What counts
+/// first is what the caller can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It could not be done.
+    Failed,
+    /// The caller may not.
+    Forbidden,
+    /// The server has failed.
+    Internal,
+    /// The caller may, after a login with the password.
+    Login,
+    /// The caller may again, after a while.
+    Throttled,
+    /// It was called wrongly.
+    Usage,
+}
+
 impl CommandError {
+    /// What kind it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            error if error.retry.is_some() => ErrorKind::Throttled,
+            error if error.internal => ErrorKind::Internal,
+            error if error.login => ErrorKind::Login,
+            error if error.forbidden => ErrorKind::Forbidden,
+            error if error.usage => ErrorKind::Usage,
+            _ => ErrorKind::Failed,
+        }
+    }
+
     /// It could not be done.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
@@ -357,6 +388,12 @@ impl Command {
 }
 
 impl Arg {
+    /// Whether it may have several values; it is an array then.
+    #[must_use]
+    pub fn takes_several(&self) -> bool {
+        matches!(self.form, Form::Many | Form::Options)
+    }
+
     fn check(&self, value: &Value) -> Result<(), CommandError> {
         let wrong =
             |want: &str| Err(CommandError::usage(format!("`{}` has to be {want}", self.name)));

@@ -34,7 +34,7 @@ impl Listen {
     /// [`proxies`](Self::proxies), parsed; what is no network was an error when the file was read.
     #[must_use]
     pub fn trusted(&self) -> Vec<IpNet> {
-        self.proxies.iter().filter_map(|text| network(text).ok()).collect()
+        networks(&self.proxies)
     }
 }
 
@@ -78,7 +78,7 @@ impl Http {
     /// [`proxies`](Self::proxies), parsed; what is no network was an error when the file was read.
     #[must_use]
     pub fn trusted(&self) -> Vec<IpNet> {
-        self.proxies.iter().filter_map(|text| network(text).ok()).collect()
+        networks(&self.proxies)
     }
 }
 
@@ -137,4 +137,9 @@ impl std::fmt::Debug for Hidden {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Hidden(…)")
     }
+}
+
+/// Those that are networks.
+fn networks(texts: &[String]) -> Vec<IpNet> {
+    texts.iter().filter_map(|text| network(text).ok()).collect()
 }

@@ -46,7 +46,7 @@ impl Server {
         user: &Jid,
         password: Secret,
     ) -> Result<Caller, NotProved> {
-        let session = self.attempt(peer);
+        let session = self.attempt(peer, Some(Mechanism::Plain));
         self.not_throttled(&session, user).map_err(|_| NotProved::Throttled)?;
         if looks_made(&password)
             && let Some(token) =
@@ -85,7 +85,7 @@ impl Server {
         user: &Jid,
         shown: impl Fn(&Secret) -> bool + Send,
     ) -> Result<Caller, NotProved> {
-        let session = self.attempt(peer);
+        let session = self.attempt(peer, Some(Mechanism::Plain));
         self.not_throttled(&session, user).map_err(|_| NotProved::Throttled)?;
         let token = self.app_token(user, shown).await?;
         // Of many that were tried side by side, those beyond the limit learn nothing, right or wrong.
@@ -96,10 +96,11 @@ impl Server {
         }
     }
 
-    /// A login's notes are taken of a session; this one is in no list.
-    fn attempt(&self, peer: SocketAddr) -> Session {
+    /// What a login without a session is checked and noted by, as notes are taken of sessions: one that is
+    /// in no list.
+    pub(crate) fn attempt(&self, peer: SocketAddr, mechanism: Option<Mechanism>) -> Session {
         let session = Session::new(self.session_ids.draw(), peer, self.clock.now());
-        session.set_attempt(Some(Mechanism::Plain), false);
+        session.set_attempt(mechanism, false);
         session
     }
 
@@ -161,7 +162,7 @@ impl Server {
         if account.disabled {
             return Err(NotProved::Disabled);
         }
-        if account.hold.is_some_and(|until| self.clock.now() < until) {
+        if account.held(self.clock.now()).is_some() {
             return Err(NotProved::Held);
         }
         let dormant = self.is_dormant(account.id, account.created, user.as_str()).await;

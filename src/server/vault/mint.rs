@@ -162,35 +162,31 @@ impl Server {
             over: None,
             tokens: vec![record(0)],
         };
-        let handle = match mint.parent {
-            Parent::New => {
-                let whose = crate::client::Owner {
-                    account: account.id,
-                    jid: &account.jid,
-                    generation: account.generation,
-                    stamp: epochs.stamp(),
-                };
-                let make = |sid| {
-                    let grant = grant();
-                    Client {
-                        key: Key::Grant(grant.id),
-                        class: mint.class,
-                        label: mint.label.clone(),
-                        expires: mint
-                            .class
-                            .length(&self.config.clients)
-                            .map(|length| now.plus_seconds(length)),
-                        bound_to: mint.bound_to,
-                        grants: vec![grant],
-                        ..Client::new(&whose, sid, Key::Resource(String::new()), now, &mint.by)
-                    }
-                };
-                let client = self.add_client(account.id, make).await?;
-                self.metrics.token("minted");
-                return found(client, secret, owner, None).ok_or(MintError::NoParent);
-            }
-            Parent::Client(id) => Handle::Client(id),
-            Parent::Grant(id) => Handle::Grant(id),
+        let Some(handle) = mint.parent.handle() else {
+            let whose = crate::client::Owner {
+                account: account.id,
+                jid: &account.jid,
+                generation: account.generation,
+                stamp: epochs.stamp(),
+            };
+            let make = |sid| {
+                let grant = grant();
+                Client {
+                    key: Key::Grant(grant.id),
+                    class: mint.class,
+                    label: mint.label.clone(),
+                    expires: mint
+                        .class
+                        .length(&self.config.clients)
+                        .map(|length| now.plus_seconds(length)),
+                    bound_to: mint.bound_to,
+                    grants: vec![grant],
+                    ..Client::new(&whose, sid, Key::Resource(String::new()), now, &mint.by)
+                }
+            };
+            let client = self.add_client(account.id, make).await?;
+            self.metrics.token("minted");
+            return found(client, secret, owner, None).ok_or(MintError::NoParent);
         };
         let there = self.client_with(handle).await?.filter(|client| client.account == account.id);
         let there = there.ok_or(MintError::NoParent)?;
