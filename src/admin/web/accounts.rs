@@ -4,7 +4,7 @@ use askama::Template;
 use axum::{
     Router,
     extract::{Query, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use http::StatusCode;
@@ -15,7 +15,7 @@ use super::{
     audit,
     devices::logins,
     form::Fields,
-    page::{Failure, Frame, Prose, Refusal, ask, query, render},
+    page::{Failure, Frame, Prose, ask, listed, query, refuse, render},
     table::{Cell, Table, capital},
     view::{Row, Time},
     visitor::Visitor,
@@ -56,33 +56,24 @@ async fn list(
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, Response> {
     let fields = Fields(pairs);
-    let wanted = [("pattern", fields.text("pattern").trim()), ("after", fields.text("after"))];
-    let said = wanted.into_iter().filter(|(_, text)| !text.is_empty());
-    let args = said.chain([("limit", PAGE)]).map(|(name, text)| (name, Value::from(text)));
-    let listed = ask(&api, visitor.caller.clone(), "user list", args).await;
-    let (rows, done) =
-        listed.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
+    let list = ("user list", "/admin/accounts");
+    let (rows, next) = listed(&api, &visitor, list, &fields, "pattern", PAGE).await?;
     let columns = ["Address", "Role", "May log in", "Sessions", "Since"];
-    let mut table = Table::new("Accounts", &columns, "No account matches.");
-    for row in &rows {
+    let table = Table::of_each("Accounts", &columns, "No account matches.", &rows, |row| {
         let jid = row.text("jid");
-        table.rows.push(vec![
+        vec![
             link("/admin/account", &[("jid", jid)], jid, ""),
             Cell::of(row, "role"),
             Cell::of(row, "enabled"),
             Cell::of(row, "sessions"),
             Cell::Time(row.time("created")),
-        ]);
-    }
-    let next = done.fields.get("next").and_then(Value::as_str).map(|next| {
-        let pairs = [("pattern", fields.text("pattern")), ("after", next)];
-        format!("/admin/accounts?{}", query(pairs))
+        ]
     });
     let page = List {
         frame: Frame::of(&api, &visitor, "Accounts", "accounts"),
         pattern: fields.text("pattern").into(),
         table,
-        next: next.unwrap_or_default(),
+        next,
     };
     Ok(render(StatusCode::OK, &page))
 }
@@ -148,7 +139,7 @@ async fn show(
 ) -> Result<Response, Response> {
     let jid = Fields(pairs).text("jid").trim().to_owned();
     let page = page(&api, &visitor, &jid).await;
-    let page = page.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
+    let page = page.map_err(refuse(&api, &visitor))?;
     Ok(render(StatusCode::OK, &page))
 }
 
@@ -213,30 +204,27 @@ fn act(name: &str, field: &str, row: &Row, jid: &str, text: &str) -> Cell {
 
 fn sessions(jid: &str, rows: &[Row]) -> Table {
     let columns = ["Session", "Stage", "Since", "From", "Software", "Do"];
-    let mut table = Table::new("Sessions", &columns, "None is there.");
-    for row in rows {
-        table.rows.push(vec![
+    Table::of_each("Sessions", &columns, "None is there.", rows, |row| {
+        vec![
             Cell::of(row, "jid"),
             Cell::Badge(row.text("stage").into()),
             Cell::Time(row.time("since")),
             Cell::of(row, "address"),
             Cell::of(row, "software"),
             act("session-end", "id", row, jid, "End…"),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn clients(jid: &str, rows: &[Row]) -> Table {
     let columns = ["Number", "Name", "Software", "State", "Seen", "From", "Ways back", "Do"];
-    let mut table = Table::new("Clients", &columns, "It has let none in.");
-    for row in rows {
+    Table::of_each("Clients", &columns, "It has let none in.", rows, |row| {
         let act = match row.text("state") {
             "blocked" => act("client-unblock", "client", row, jid, "Unblock…"),
             "good" | "frozen" | "held" => act("client-revoke", "client", row, jid, "Log out…"),
             _ => Cell::text("–"),
         };
-        table.rows.push(vec![
+        vec![
             Cell::of(row, "sid"),
             Cell::of(row, "label"),
             Cell::of(row, "software"),
@@ -245,20 +233,18 @@ fn clients(jid: &str, rows: &[Row]) -> Table {
             Cell::of(row, "address"),
             Cell::of(row, "ways_back"),
             act,
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn tokens(jid: &str, rows: &[Row]) -> Table {
     let columns = ["Token", "Name", "For", "State", "Expires", "Last used", "Do"];
-    let mut table = Table::new("Tokens", &columns, "It has none.");
-    for row in rows {
+    Table::of_each("Tokens", &columns, "It has none.", rows, |row| {
         let act = match row.text("state") {
             "valid" => act("token-revoke", "token", row, jid, "Revoke…"),
             _ => Cell::text("–"),
         };
-        table.rows.push(vec![
+        vec![
             Cell::of(row, "id"),
             Cell::of(row, "label"),
             Cell::of(row, "purpose"),
@@ -266,20 +252,18 @@ fn tokens(jid: &str, rows: &[Row]) -> Table {
             Cell::Time(row.time("expires")),
             Cell::Time(row.time("last_used")),
             act,
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn grants(jid: &str, rows: &[Row]) -> Table {
     let columns = ["Grant", "Name", "State", "Since", "Last used", "Tokens", "Do"];
-    let mut table = Table::new("Grants", &columns, "It has none.");
-    for row in rows {
+    Table::of_each("Grants", &columns, "It has none.", rows, |row| {
         let act = match row.text("state") {
             "good" => act("grant-revoke", "grant", row, jid, "Revoke…"),
             _ => Cell::text("–"),
         };
-        table.rows.push(vec![
+        vec![
             Cell::of(row, "id"),
             Cell::of(row, "label"),
             Cell::Badge(row.text("state").into()),
@@ -287,16 +271,13 @@ fn grants(jid: &str, rows: &[Row]) -> Table {
             Cell::Time(row.time("last_used")),
             Cell::of(row, "tokens"),
             act,
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn policy(rows: &[Row]) -> Table {
-    let mut table = Table::new("Policy", &["What", "Value", "Said by"], "");
-    for row in rows {
+    Table::of_each("Policy", &["What", "Value", "Said by"], "", rows, |row| {
         let key = Cell::text(capital(&row.text("key").replace('_', " ")));
-        table.rows.push(vec![key, Cell::of(row, "value"), Cell::of(row, "from")]);
-    }
-    table
+        vec![key, Cell::of(row, "value"), Cell::of(row, "from")]
+    })
 }

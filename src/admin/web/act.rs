@@ -15,12 +15,12 @@ use server::command::{self, Command, CommandError, Shape};
 use super::{
     confirm::{self, Confirm, Outcome, SURE},
     form::{Fields, Posted},
-    page::{Failure, Frame, Refusal, local, nowhere, run, status_of},
+    page::{Failure, Frame, Refusal, local, nowhere, run},
     table::{Cell, Table, capital},
     view::{Row, shown},
     visitor::{self, Visitor},
 };
-use crate::http::{Api, params};
+use crate::http::{Api, params, status_of};
 
 /// What can be done here, and what its button says.
 const ACTS: &[(&str, &str)] = &[

@@ -4,15 +4,14 @@ use askama::Template;
 use axum::{
     Router,
     extract::{Query, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use http::StatusCode;
-use serde_json::Value;
 
 use super::{
     form::Fields,
-    page::{Frame, Prose, Refusal, ask, query, render},
+    page::{Frame, Prose, listed, render},
     table::{Cell, Table},
     view::Row,
     visitor::Visitor,
@@ -41,20 +40,13 @@ async fn show(
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, Response> {
     let fields = Fields(pairs);
-    let wanted = [("jid", fields.text("jid").trim()), ("after", fields.text("after"))];
-    let said = wanted.into_iter().filter(|(_, text)| !text.is_empty());
-    let args = said.chain([("limit", PAGE)]).map(|(name, text)| (name, Value::from(text)));
-    let listed = ask(&api, visitor.caller.clone(), "audit list", args).await;
-    let (rows, done) =
-        listed.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
-    let next = done.fields.get("next").and_then(Value::as_str).map(|next| {
-        format!("/admin/audit?{}", query([("jid", fields.text("jid")), ("after", next)]))
-    });
+    let list = ("audit list", "/admin/audit");
+    let (rows, next) = listed(&api, &visitor, list, &fields, "jid", PAGE).await?;
     let page = Page {
         frame: Frame::of(&api, &visitor, "Audit", "audit"),
         jid: fields.text("jid").into(),
         table: table(&rows),
-        next: next.unwrap_or_default(),
+        next,
     };
     Ok(render(StatusCode::OK, &page))
 }
@@ -62,16 +54,14 @@ async fn show(
 /// Entries as a table.
 pub(super) fn table(rows: &[Row]) -> Table {
     let columns = ["When", "Who", "What", "With", "Done", "What came of it"];
-    let mut table = Table::new("Audit", &columns, "Nothing is written there.");
-    for row in rows {
-        table.rows.push(vec![
+    Table::of_each("Audit", &columns, "Nothing is written there.", rows, |row| {
+        vec![
             Cell::Time(row.time("at")),
             Cell::of(row, "who"),
             Cell::of(row, "what"),
             Cell::of(row, "args"),
             Cell::Badge(if row.is("ok") { "done" } else { "not done" }.into()),
             Cell::of(row, "outcome"),
-        ]);
-    }
-    table
+        ]
+    })
 }

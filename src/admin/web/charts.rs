@@ -4,7 +4,7 @@ use askama::Template;
 use axum::{
     Router,
     extract::{Query, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use http::StatusCode;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     form::Fields,
-    page::{Frame, Prose, Refusal, ask, render},
+    page::{Frame, Prose, ask, refuse, render},
     plot::{Chart, Line},
     table::{Cell, Table},
     view::Row,
@@ -57,7 +57,7 @@ async fn show(
     let span = span.map_or("1h", |(name, _)| name);
     let listed =
         ask(&api, visitor.caller.clone(), "trend list", [("since", Value::from(span))]).await;
-    let (rows, _) = listed.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
+    let (rows, _) = listed.map_err(refuse(&api, &visitor))?;
     let samples = thinned(rows);
     let page = Page {
         frame: Frame::of(&api, &visitor, "Charts", "charts"),

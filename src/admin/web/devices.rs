@@ -10,20 +10,17 @@ use axum::{
 };
 use http::StatusCode;
 use serde_json::{Map, json};
-use server::{
-    clock::Millis,
-    command::{self, CommandError},
-};
+use server::{clock::Millis, command::CommandError};
 
 use super::{
     confirm::{self, Confirm, Outcome},
     form::{Fields, Posted},
-    page::{Failure, Frame, Prose, Refusal, ask, query, render, status_of},
+    page::{Failure, Frame, Prose, ask, follow, query, refuse, render},
     table::{Cell, Table},
     view::{Row, Time},
     visitor::Visitor,
 };
-use crate::http::{Api, events};
+use crate::http::{Api, status_of};
 
 /// Ended devices, logins and acts that are shown.
 const PAST: usize = 12;
@@ -124,7 +121,7 @@ async fn clients(api: &Api, visitor: &Visitor, all: bool) -> Result<Vec<Row>, Co
 
 async fn show(State(api): State<Api>, visitor: Visitor) -> Result<Response, Response> {
     let page = page(&api, &visitor).await;
-    let page = page.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
+    let page = page.map_err(refuse(&api, &visitor))?;
     Ok(render(StatusCode::OK, &page))
 }
 
@@ -196,43 +193,32 @@ fn ended_at(row: &Row) -> String {
 
 fn past_table(past: &[Row]) -> Table {
     let columns = ["Device", "Ended", "Why", "By", "Words"];
-    let mut table = Table::new("Devices that are over", &columns, "None.");
-    table.rows = past
-        .iter()
-        .take(PAST)
-        .map(|row| {
-            let over = row.inner("over").unwrap_or_default();
-            vec![
-                Cell::text(name(row)),
-                Cell::Time(Time::parse(&ended_at(row))),
-                Cell::Badge(row.text("state").into()),
-                Cell::of(&over, "by"),
-                Cell::of(&over, "text"),
-            ]
-        })
-        .collect();
-    table
+    Table::of_each("Devices that are over", &columns, "None.", past.iter().take(PAST), |row| {
+        let over = row.inner("over").unwrap_or_default();
+        vec![
+            Cell::text(name(row)),
+            Cell::Time(Time::parse(&ended_at(row))),
+            Cell::Badge(row.text("state").into()),
+            Cell::of(&over, "by"),
+            Cell::of(&over, "text"),
+        ]
+    })
 }
 
 pub(super) fn logins(rows: &[Row]) -> Table {
     let columns =
         ["When", "What came of it", "Why", "From", "By means of", "Software", "How often"];
-    let mut table = Table::new("Logins", &columns, "None that is remembered.");
-    table.rows = rows
-        .iter()
-        .map(|row| {
-            vec![
-                Cell::Time(row.time("since")),
-                Cell::Badge(row.text("state").into()),
-                Cell::of(row, "reason"),
-                Cell::of(row, "address"),
-                Cell::of(row, "mechanism"),
-                Cell::of(row, "software"),
-                Cell::text(row.number("count").max(1).to_string()),
-            ]
-        })
-        .collect();
-    table
+    Table::of_each("Logins", &columns, "None that is remembered.", rows, |row| {
+        vec![
+            Cell::Time(row.time("since")),
+            Cell::Badge(row.text("state").into()),
+            Cell::of(row, "reason"),
+            Cell::of(row, "address"),
+            Cell::of(row, "mechanism"),
+            Cell::of(row, "software"),
+            Cell::text(row.number("count").max(1).to_string()),
+        ]
+    })
 }
 
 /// One visit to a page of others asks for several things at once: that is one line.
@@ -267,8 +253,8 @@ async fn question(
     visitor: &Visitor,
     fields: &Fields,
 ) -> Result<(Confirm, Vec<String>), Response> {
-    let failed = |error| Refusal::of(api, visitor, error).into_response();
-    let there = clients(api, visitor, false).await.map_err(failed)?;
+    let failed = refuse(api, visitor);
+    let there = clients(api, visitor, false).await.map_err(&failed)?;
     let (title, lead, wanted): (_, _, Vec<&Row>) = match fields.text("which") {
         "all" => (
             "Log out everywhere",
@@ -377,10 +363,8 @@ async fn simply(
 ) -> Result<Response, Response> {
     let Posted { visitor, fields, .. } = posted;
     let args = args.iter().map(|name| (*name, fields.text(name).into()));
-    match ask(api, visitor.only_own(), name, args).await {
-        Ok(_) => Ok(Redirect::to("/devices").into_response()),
-        Err(error) => Err(Refusal::of(api, visitor, error).into_response()),
-    }
+    let done = ask(api, visitor.only_own(), name, args).await;
+    done.map(|_| Redirect::to("/devices").into_response()).map_err(refuse(api, visitor))
 }
 
 async fn label(State(api): State<Api>, posted: Posted) -> Result<Response, Response> {
@@ -393,7 +377,5 @@ async fn vouch(State(api): State<Api>, posted: Posted) -> Result<Response, Respo
 
 /// Changes of the own sessions as they happen.
 async fn feed(State(api): State<Api>, visitor: Visitor) -> Result<Response, Response> {
-    let watch = command::find("session watch").ok_or_else(super::page::nowhere)?;
-    let feed = events::stream(api.clone(), visitor.only_own(), watch, Map::new()).await;
-    feed.map_err(|error| Refusal::of(&api, &visitor, error).into_response())
+    follow(&api, &visitor, visitor.only_own()).await
 }

@@ -8,12 +8,12 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use http::{HeaderValue, StatusCode, Uri, header};
 use serde_json::{Map, Value};
 use server::{
-    command::{Caller, CommandError, Done},
+    command::{self, Caller, CommandError, Done},
     rights::Right,
 };
 
-use super::{assets::ASSETS, view::Row, visitor::Visitor};
-use crate::http::{Api, call};
+use super::{assets::ASSETS, form::Fields, view::Row, visitor::Visitor};
+use crate::http::{Api, call, events, status_of};
 
 /// What a page may load and do: nothing but what is of ours.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -107,6 +107,44 @@ pub(super) fn render(status: StatusCode, page: &impl Template) -> Response {
     }
 }
 
+/// What a command's refusal becomes, on a page of its own.
+pub(super) fn refuse(api: &Api, visitor: &Visitor) -> impl Fn(CommandError) -> Response {
+    |error| Refusal::of(api, visitor, error).into_response()
+}
+
+/// One page of a list: its rows, and where the next one is; empty: nowhere. What is `wanted` of it stands in
+/// the query, and is asked of the command by the same name.
+pub(super) async fn listed(
+    api: &Api,
+    visitor: &Visitor,
+    (name, path): (&'static str, &str),
+    fields: &Fields,
+    wanted: &'static str,
+    limit: &str,
+) -> Result<(Vec<Row>, String), Response> {
+    let said = [wanted, "after"].map(|name| (name, fields.text(name).trim()));
+    let said = said.into_iter().filter(|(_, text)| !text.is_empty());
+    let args = said.chain([("limit", limit)]).map(|(name, text)| (name, Value::from(text)));
+    let asked = ask(api, visitor.caller.clone(), name, args).await;
+    let (rows, done) = asked.map_err(refuse(api, visitor))?;
+    let next =
+        done.fields.get("next").and_then(Value::as_str).map(|next| {
+            format!("{path}?{}", query([(wanted, fields.text(wanted)), ("after", next)]))
+        });
+    Ok((rows, next.unwrap_or_default()))
+}
+
+/// Changes of sessions as they happen, for whom the caller is.
+pub(super) async fn follow(
+    api: &Api,
+    visitor: &Visitor,
+    caller: Caller,
+) -> Result<Response, Response> {
+    let watch = command::find("session watch").ok_or_else(nowhere)?;
+    let feed = events::stream(api.clone(), caller, watch, Map::new()).await;
+    feed.map_err(refuse(api, visitor))
+}
+
 /// A command's rows and closing line.
 pub(super) async fn ask(
     api: &Api,
@@ -173,17 +211,6 @@ impl Failure {
 impl From<CommandError> for Failure {
     fn from(error: CommandError) -> Self {
         Self { message: error.message, hint: error.hint }
-    }
-}
-
-/// The status of a page that shows a command's refusal.
-pub(super) fn status_of(error: &CommandError) -> StatusCode {
-    match error {
-        error if error.retry.is_some() => StatusCode::TOO_MANY_REQUESTS,
-        error if error.internal => StatusCode::INTERNAL_SERVER_ERROR,
-        error if error.forbidden => StatusCode::FORBIDDEN,
-        error if error.usage => StatusCode::BAD_REQUEST,
-        _ => StatusCode::CONFLICT,
     }
 }
 

@@ -5,24 +5,20 @@ use askama::Template;
 use axum::{
     Router,
     extract::{Query, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use http::StatusCode;
 use serde_json::{Map, Value};
-use server::{
-    command::{self, CommandError},
-    end::Level,
-    session::Stage,
-};
+use server::{command::CommandError, end::Level, session::Stage};
 
 use super::{
     form::Fields,
-    page::{Frame, Refusal, ask, query, render, run},
+    page::{Frame, ask, follow, query, refuse, render, run},
     view::Row,
     visitor::Visitor,
 };
-use crate::http::{Api, events};
+use crate::http::Api;
 
 /// Rows of a page.
 const PAGE: &str = "50";
@@ -81,7 +77,7 @@ async fn show(
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, Response> {
     let page = page(&api, &visitor, Fields(pairs)).await;
-    let page = page.map_err(|error| Refusal::of(&api, &visitor, error).into_response())?;
+    let page = page.map_err(refuse(&api, &visitor))?;
     Ok(render(StatusCode::OK, &page))
 }
 
@@ -152,7 +148,5 @@ fn about(level: &str) -> &'static str {
 
 /// Changes of all sessions as they happen.
 async fn feed(State(api): State<Api>, visitor: Visitor) -> Result<Response, Response> {
-    let watch = command::find("session watch").ok_or_else(super::page::nowhere)?;
-    let feed = events::stream(api.clone(), visitor.caller.clone(), watch, Map::new()).await;
-    feed.map_err(|error| Refusal::of(&api, &visitor, error).into_response())
+    follow(&api, &visitor, visitor.caller.clone()).await
 }

@@ -53,6 +53,18 @@ impl Table {
         Self { caption: caption.into(), columns, rows: Vec::new(), empty }
     }
 
+    /// With a row of cells for each of these.
+    pub(super) fn of_each<'a>(
+        caption: &str,
+        columns: &[&str],
+        empty: &'static str,
+        rows: impl IntoIterator<Item = &'a Row>,
+        cells: impl Fn(&Row) -> Vec<Cell>,
+    ) -> Self {
+        let rows = rows.into_iter().map(cells).collect();
+        Self { rows, ..Self::new(caption, columns, empty) }
+    }
+
     /// What a command has given, with these of its fields.
     pub(super) fn of_rows(caption: &str, fields: &[&str], rows: &[Row]) -> Self {
         let title = |name: &&str| match *name {

@@ -91,8 +91,7 @@ pub(super) async fn visit(api: &Api, peer: Peer, text: &str) -> Result<Visitor, 
 /// Who sends the request, if passwords and cookies may be exchanged with them.
 pub(super) async fn peer(parts: &mut Parts) -> Result<Peer, Response> {
     let peer = parts.extract::<Extension<Peer>>().await.ok().map(|Extension(peer)| peer);
-    let safe = |peer: &Peer| peer.encrypted || peer.address.ip().to_canonical().is_loopback();
-    peer.filter(safe).ok_or_else(|| Refusal::insecure().into_response())
+    peer.filter(|peer| peer.is_private()).ok_or_else(|| Refusal::insecure().into_response())
 }
 
 fn name(stem: &str, peer: Peer) -> String {
